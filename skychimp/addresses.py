@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 MAX_LENGTH = 254
 """Characters of an address (RFC 3696, erratum 1690)."""
@@ -65,8 +66,8 @@ def parse(text: str, rules: Rules = USUAL) -> Address:
     domain = address.key.rpartition("@")[2]
     if not (rules.allow_local or "." in domain or domain == "localhost"):
         raise InvalidValue(
-            f"invalid email address {shortened(text, MAX_LENGTH)}: the domain has no dot",
-            "set mail.allow_local = true to accept addresses in your own network",
+            tr("invalid email address {text}: the domain has no dot", text=shortened(text, MAX_LENGTH)),
+            tr("set mail.allow_local = true to accept addresses in your own network"),
         )
     return address
 
@@ -94,12 +95,14 @@ def parse_sender(text: str) -> tuple[str, str]:
     A name in quotes may contain angle brackets. Commas and full stops need no quotes. Raises InvalidValue.
     """
     if _FORBIDDEN_IN_NAME.search(text):
-        raise InvalidValue(f"the sender {shortened(text, MAX_LENGTH)} contains a control character or a line break")
+        raise InvalidValue(
+            tr("the sender {text} contains a control character or a line break", text=shortened(text, MAX_LENGTH))
+        )
     if "<" not in text:
         return "", parse(text.strip(), LOCAL).email
     match = _SENDER.fullmatch(text.strip())
     if match is None:
-        raise InvalidValue(f"invalid sender {shortened(text, MAX_LENGTH)}", "use Name <address>")
+        raise InvalidValue(tr("invalid sender {text}", text=shortened(text, MAX_LENGTH)), tr("use Name <address>"))
     name = re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] is not None else match["name"]
     return name.strip(), parse(match["address"].strip(), LOCAL).email
 
@@ -153,7 +156,11 @@ def _validated(text: str) -> tuple[str, str]:
     """Return an address as it is shown, and its domain in lower-case ASCII. Raises InvalidValue."""
     if len(text) > _MAX_INPUT_LENGTH:
         raise InvalidValue(
-            f"invalid email address {shortened(text, MAX_LENGTH)}: it is longer than {MAX_LENGTH} characters"
+            tr(
+                "invalid email address {text}: it is longer than {max_length} characters",
+                text=shortened(text, MAX_LENGTH),
+                max_length=MAX_LENGTH,
+            )
         )
     import email_validator
 
@@ -162,5 +169,7 @@ def _validated(text: str) -> tuple[str, str]:
         valid = email_validator.validate_email(text, check_deliverability=False, globally_deliverable=False)
     except email_validator.EmailNotValidError as error:
         reason = str(error).rstrip(".")
-        raise InvalidValue(f"invalid email address {shortened(text, MAX_LENGTH)}: {reason}") from None
+        raise InvalidValue(
+            tr("invalid email address {text}: {reason}", text=shortened(text, MAX_LENGTH), reason=reason)
+        ) from None
     return valid.normalized, str(valid.ascii_domain).lower()

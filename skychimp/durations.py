@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 MAX_DURATION = timedelta(days=36_500)
 """About 100 years, so that the current time plus or minus a duration is always a valid date."""
@@ -20,11 +21,12 @@ def parse_duration(text: str) -> timedelta:
     Raises InvalidValue for any other text, and for more than MAX_DURATION.
     """
     if not is_duration(text):
-        raise InvalidValue(f"invalid duration {shortened(text)}", "use 30s, 5m, 2h, 3d or 1h30m")
+        raise InvalidValue(tr("invalid duration {text}", text=shortened(text)), tr("use 30s, 5m, 2h, 3d or 1h30m"))
     seconds = sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
     if seconds > MAX_DURATION.total_seconds():
         raise InvalidValue(
-            f"the duration {shortened(text)} is too long", f"use at most {format_duration(MAX_DURATION)}"
+            tr("the duration {text} is too long", text=shortened(text)),
+            tr("use at most {format_duration}", format_duration=format_duration(MAX_DURATION)),
         )
     return timedelta(seconds=seconds)
 

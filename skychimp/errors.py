@@ -21,6 +21,8 @@ SkychimpError (1)
 
 from typing import ClassVar
 
+from skychimp.translation import Phrase
+
 
 class SkychimpError(Exception):
     """The base of all errors that are shown to the user: a one-line message and an optional hint.
@@ -31,7 +33,7 @@ class SkychimpError(Exception):
     code: ClassVar[str] = "failed"
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: Phrase | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -47,7 +49,7 @@ class InvalidValue(SkychimpError):
 class InvalidQuery(InvalidValue):
     """A query over clients is invalid. `problem` says what is wrong at a `position` of the query, from 0."""
 
-    def __init__(self, problem: str, hint: str | None, query: str, position: int) -> None:
+    def __init__(self, problem: Phrase, hint: Phrase | None, query: str, position: int) -> None:
         line = query.count("\n", 0, position)
         column = position - (query.rfind("\n", 0, position) + 1) + 1
         place = f"line {line + 1}, column {column}" if line else f"column {column}"
@@ -94,7 +96,7 @@ class NotFound(SkychimpError):
     exit_status = 4
 
     def __init__(
-        self, message: str, hint: str | None = None, *, kind: str | None = None, name: str | None = None
+        self, message: str, hint: Phrase | None = None, *, kind: str | None = None, name: str | None = None
     ) -> None:
         super().__init__(message, hint)
         self.kind = kind

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from skychimp.errors import InvalidValue
 from skychimp.models import FieldType
 from skychimp.text import did_you_mean, folded, nfc, shortened, some_lines
+from skychimp.translation import tr
 
 MAX_FIELDS = 100
 """How many fields the clients of a user can have."""
@@ -53,10 +54,17 @@ def checked_name(name: str) -> str:
     name = nfc(name.strip())
     if not name.isidentifier():
         raise InvalidValue(
-            f"invalid field name {shortened(name)}", "use a name such as city or postal_code, without spaces and signs"
+            tr("invalid field name {name}", name=shortened(name)),
+            tr("use a name such as city or postal_code, without spaces and signs"),
         )
     if len(name) > MAX_FIELD_NAME_LENGTH:
-        raise InvalidValue(f"the field name {shortened(name)} is longer than {MAX_FIELD_NAME_LENGTH} characters")
+        raise InvalidValue(
+            tr(
+                "the field name {name} is longer than {max_field_name_length} characters",
+                name=shortened(name),
+                max_field_name_length=MAX_FIELD_NAME_LENGTH,
+            )
+        )
     return name
 
 
@@ -78,7 +86,9 @@ def find_field(name: str, known: Iterable[Field]) -> Field | None:
 def unknown_field(name: str, known: Collection[Field], place: str = "") -> InvalidValue:
     """Return the error for a name that no field has. It names similar ones."""
     suggestion = did_you_mean(name, [each.name for each in known])
-    return InvalidValue(f"{place}unknown field {name}", suggestion or 'run "skychimp clients fields"')
+    return InvalidValue(
+        tr("{place}unknown field {name}", place=place, name=name), suggestion or tr('run "skychimp clients fields"')
+    )
 
 
 # Values
@@ -98,8 +108,11 @@ def parse_value(text: str, field_type: FieldType, name: str) -> FieldValue | Non
         return some_lines(text, f"field {name}", MAX_VALUE_LENGTH)
     value = _PARSERS[field_type](text)
     if value is None:
-        hint = f"{_EXAMPLES[field_type]}, or change the type of the field"
-        raise InvalidValue(f"{shortened(text)} is not a {field_type} (field {name})", hint)
+        hint = tr("{examples}, or change the type of the field", examples=_EXAMPLES[field_type])
+        raise InvalidValue(
+            tr("{text} is not a {field_type} (field {name})", text=shortened(text), field_type=field_type, name=name),
+            hint,
+        )
     return value
 
 

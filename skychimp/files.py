@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from skychimp.shell import run_line_hint
+from skychimp.translation import Phrase, tr
 
 SQLITE_LOGS = ("-wal", "-journal")
 """How the names of SQLite's logs end. They have a part of what is in the database that they are beside."""
@@ -232,7 +233,7 @@ class UnsafePlace(OSError):
     `remedy` is a hint, and `owner` the name of the other account that owns it, None if it is ours or root's.
     """
 
-    def __init__(self, path: Path | str, fault: str, remedy: str, owner: str | None = None) -> None:
+    def __init__(self, path: Path | str, fault: str, remedy: Phrase, owner: str | None = None) -> None:
         super().__init__(errno.EPERM, f"it {fault}", str(path))
         self.remedy = remedy
         self.owner = owner
@@ -241,7 +242,7 @@ class UnsafePlace(OSError):
     def __str__(self) -> str:
         return f"{self.filename} {self._fault}"
 
-    def reason(self, path: Path | str) -> str:
+    def reason(self, path: Path | str) -> Phrase:
         """Return why a file or folder cannot be used. Another place that is to blame, such as its folder, is named."""
         return str(self.strerror if self.filename == str(path) else self)
 
@@ -275,7 +276,7 @@ def check_place(path: Path | str, *suffixes: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
             status = os.lstat(name)
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-                raise UnsafePlace(name, "is not a regular file", "use another file")
+                raise UnsafePlace(name, tr("is not a regular file"), tr("use another file"))
             check_status(status, name)
 
 
@@ -307,11 +308,11 @@ def check_status(status: os.stat_result, path: Path | str) -> None:
         raise _link(path)
     if status.st_uid not in (os.geteuid(), 0):
         owner = account_name(status.st_uid)
-        raise UnsafePlace(path, f"belongs to {owner}", _owner_hint(status, path, owner), owner)
+        raise UnsafePlace(path, tr("belongs to {owner}", owner=owner), _owner_hint(status, path, owner), owner)
     if status.st_mode & stat.S_IWOTH:
-        raise UnsafePlace(path, "can be changed by others", _chmod_hint(status, path))
+        raise UnsafePlace(path, tr("can be changed by others"), _chmod_hint(status, path))
     if status.st_mode & stat.S_IWGRP and not _is_group_private(status, path):
-        raise UnsafePlace(path, "can be changed by its group", _chmod_hint(status, path))
+        raise UnsafePlace(path, tr("can be changed by its group"), _chmod_hint(status, path))
 
 
 def can_others_read(status: os.stat_result, path: Path | str) -> bool:
@@ -391,11 +392,11 @@ def _not_regular(path: Path | str) -> OSError:
 
 
 def _not_a_folder(path: Path | str) -> UnsafePlace:
-    return UnsafePlace(path, "is not a folder", "move it away, then run the command again")
+    return UnsafePlace(path, tr("is not a folder"), tr("move it away, then run the command again"))
 
 
 def _link(path: Path | str) -> UnsafePlace:
-    return UnsafePlace(path, "is a link", "use the path of the file itself")
+    return UnsafePlace(path, tr("is a link"), tr("use the path of the file itself"))
 
 
 def _owner_hint(status: os.stat_result, path: Path | str, owner: str) -> str:

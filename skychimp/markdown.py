@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -46,7 +47,7 @@ def to_html(source: str) -> str:
 def require_little_markup(source: str, noun: str, *, limit: int = MAX_MARKUP) -> None:
     """Raise InvalidValue if a Markdown text would take too long to convert. `noun` names the text in the error."""
     if amount_of_markup(source) > limit:
-        raise InvalidValue(f"the {noun} has too much Markdown markup", "make it shorter, or split it")
+        raise InvalidValue(tr("the {noun} has too much Markdown markup", noun=noun), tr("make it shorter, or split it"))
 
 
 def amount_of_markup(source: str) -> int:

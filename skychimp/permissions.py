@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from skychimp.errors import Denied, NotLoggedIn
 from skychimp.roles import Role
+from skychimp.translation import tr
 
 
 class Scope(StrEnum):
@@ -100,10 +101,10 @@ def authorize(actor: Actor, action: Action) -> Scope:
     Raises NotLoggedIn if nobody is logged in, and Denied if the actor's role does not allow the action at all.
     """
     if actor.role is None:
-        raise NotLoggedIn("you are not logged in", 'run "skychimp login --email YOU@EXAMPLE.ORG"')
+        raise NotLoggedIn(tr("you are not logged in"), tr('run "skychimp login --email YOU@EXAMPLE.ORG"'))
     scope = TABLE[action].get(actor.role)
     if scope is None:
-        raise Denied(f"{_with_article(actor.role)} may not {action}")
+        raise Denied(tr("{with_article} may not {action}", with_article=_with_article(actor.role), action=action))
     return scope
 
 
@@ -125,9 +126,16 @@ def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> bo
     assert actor.role is not None
     is_self, is_managed = user_id == actor.user_id, role in MANAGED_ROLES[actor.role]
     if is_self and action != Action.SEE_USERS:
-        raise Denied("you cannot do that to your own account", "ask another administrator")
+        raise Denied(tr("you cannot do that to your own account"), tr("ask another administrator"))
     if is_self and not is_managed:
-        raise Denied(f"{_with_article(actor.role)} may not {action} with the role {role}")
+        raise Denied(
+            tr(
+                "{with_article} may not {action} with the role {role}",
+                with_article=_with_article(actor.role),
+                action=action,
+                role=role,
+            )
+        )
     return is_managed
 
 

@@ -8,6 +8,8 @@ command language, section 2.2).
 
 import re
 
+from skychimp.translation import Phrase, tr
+
 _SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*")  # zsh replaces a word such as =ls
 _PIECES = re.compile(r"""[$`"'\\!]|[^$`"'\\!]+""")
 
@@ -17,7 +19,7 @@ def command(*words: object) -> str:
     return command_line("skychimp", *words)
 
 
-def run_hint(*words: object) -> str:
+def run_hint(*words: object) -> Phrase:
     """Return the hint to run a `skychimp` command."""
     return run_line_hint("skychimp", *words)
 
@@ -27,9 +29,9 @@ def command_line(program: str, *words: object) -> str:
     return " ".join(quoted(str(word)) for word in (program, *words))
 
 
-def run_line_hint(program: str, *words: object) -> str:
+def run_line_hint(program: str, *words: object) -> Phrase:
     """Return the hint to run a command of any program, such as chmod."""
-    return f'run "{command_line(program, *words)}"'
+    return tr('run "{command}"', command=command_line(program, *words))
 
 
 def arguments(*values: object) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from skychimp.errors import InvalidValue
+from skychimp.translation import Phrase, tr
 
 MAX_NAME_LENGTH = 1_000
 MAX_COMMENT_LENGTH = 10_000
@@ -33,7 +34,10 @@ def one_line(value: str, noun: str, max_length: int) -> str:
     more than `max_length` characters.
     """
     if not value.isprintable() and (problem := _forbidden_category(value)):
-        raise InvalidValue(f"the {noun} {shortened(value)} contains {problem}", f"write the {noun} on one line")
+        raise InvalidValue(
+            tr("the {noun} {value} contains {problem}", noun=noun, value=shortened(value), problem=problem),
+            tr("write the {noun} on one line", noun=noun),
+        )
     _require_length(value, noun, max_length)
     return value.strip()
 
@@ -46,7 +50,9 @@ def some_lines(value: str, noun: str, max_length: int) -> str:
     """
     value = value.replace("\r\n", "\n").replace("\r", "\n")
     if problem := _forbidden_category(value.translate(_TAB_AND_NEWLINE)):
-        raise InvalidValue(f"the {noun} {shortened(value)} contains {problem}")
+        raise InvalidValue(
+            tr("the {noun} {value} contains {problem}", noun=noun, value=shortened(value), problem=problem)
+        )
     _require_length(value, noun, max_length)
     return value
 
@@ -71,7 +77,7 @@ def checked_topic(topic: str) -> str:
     """Return a topic as it is compared with others by `folded`: one line in NFC. Raises InvalidValue for any other."""
     checked = one_line(nfc(topic), "topic", MAX_TOPIC_LENGTH)
     if not checked:
-        raise InvalidValue("the topic is empty", "use a name such as news or offers")
+        raise InvalidValue(tr("the topic is empty"), tr("use a name such as news or offers"))
     return checked
 
 
@@ -105,18 +111,18 @@ def shortened(value: str, max_length: int = 40) -> str:
     return f'"{value}"' if value.isprintable() else repr(value)
 
 
-def count_of(number: int, noun: str, plural: str = "") -> str:
+def count_of(number: int, noun: str, plural: str = "") -> Phrase:
     """Return a number with its noun: `1 email`, `2,002 emails`. The plural adds an "s" unless it is given."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> Phrase:
     """Return `did you mean X?` for the known words that resemble a mistyped one, "" if none does.
 
     At most `most` words are suggested. `cutoff` is the least similarity, from 0 to 1.
     """
     close = close_matches(word, known, most=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    return tr("did you mean {close}?", close=" or ".join(close)) if close else ""
 
 
 def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float = 0.6) -> list[str]:
@@ -131,21 +137,28 @@ def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float =
 def _checked_tag(tag: str) -> tuple[str, str]:
     """Return a tag folded, and as it is stored."""
     if not tag.strip() or "," in tag or ";" in tag:
-        raise InvalidValue(f"invalid tag {shortened(tag)}", "use one line without commas or semicolons")
+        raise InvalidValue(tr("invalid tag {tag}", tag=shortened(tag)), tr("use one line without commas or semicolons"))
     checked = one_line(nfc(tag), "tag", MAX_TAG_LENGTH)
     return folded(checked), checked
 
 
 def _too_many(tags: int) -> InvalidValue:
-    return InvalidValue(f"too many tags: {tags:,}", f"use at most {MAX_TAGS} tags")
+    return InvalidValue(tr("too many tags: {tags:,}", tags=tags), tr("use at most {max_tags} tags", max_tags=MAX_TAGS))
 
 
 def _require_length(value: str, noun: str, max_length: int) -> None:
     if len(value) > max_length:
-        raise InvalidValue(f"the {noun} {shortened(value)} is longer than {max_length:,} characters")
+        raise InvalidValue(
+            tr(
+                "the {noun} {value} is longer than {max_length:,} characters",
+                noun=noun,
+                value=shortened(value),
+                max_length=max_length,
+            )
+        )
 
 
-def _forbidden_category(value: str) -> str | None:
+def _forbidden_category(value: str) -> Phrase | None:
     if value.isprintable():
         return None
     problems = (_FORBIDDEN_CATEGORIES.get(unicodedata.category(character)) for character in value)

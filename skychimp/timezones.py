@@ -4,8 +4,9 @@ from zoneinfo import ZoneInfo
 
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
-TIME_ZONE_HINT = "use an IANA time zone such as Europe/Berlin or UTC"
+TIME_ZONE_HINT = tr("use an IANA time zone such as Europe/Berlin or UTC")
 
 _NOT_ZONES = {"Factory", "localtime", "posixrules"}
 _NOT_ZONE_FOLDERS = ("right/", "posix/")
@@ -28,4 +29,4 @@ def is_time_zone(name: str) -> bool:
 def require_time_zone(name: str) -> None:
     """Raise InvalidValue unless this is the name of an IANA time zone."""
     if not is_time_zone(name):
-        raise InvalidValue(f"invalid time zone {shortened(name)}", TIME_ZONE_HINT)
+        raise InvalidValue(tr("invalid time zone {name}", name=shortened(name)), TIME_ZONE_HINT)

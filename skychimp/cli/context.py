@@ -17,6 +17,7 @@ from skychimp.cli import interrupts
 from skychimp.cli.output import Output
 from skychimp.errors import Denied, InvalidValue, SkychimpError
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.config.config_file import UntrustedConfig
@@ -84,8 +85,8 @@ class Context:
 
         settings = sources.load_settings(self.flags, config_file=self.options.config, ask_trust=self.ask_trust)
         if self.options.verbose:
-            self.out.note(f"config: {settings.config_file or 'none'}")
-            self.out.note(f"store:  {settings.store_name}")
+            self.out.note(tr("config: {config_file}", config_file=settings.config_file or "none"))
+            self.out.note(tr("store:  {store_name}", store_name=settings.store_name))
         return settings
 
     @property
@@ -150,12 +151,12 @@ class Context:
         if operator:
             from skychimp.config import shared
 
-            shared.require_operator("use --operator", "log in as an administrator")
+            shared.require_operator(tr("use --operator"), tr("log in as an administrator"))
             return OPERATOR
         try:
             authorize(self.actor, action)
         except Denied as error:
-            hint = "log in as an administrator, or use --operator if you run this installation"
+            hint = tr("log in as an administrator, or use --operator if you run this installation")
             raise type(error)(error.message, hint) from None
         return self.actor
 
@@ -193,9 +194,11 @@ class Context:
         if yes:
             return
         if not self.can_prompt():
-            raise InvalidValue(f"refusing to {action} without confirmation", f"pass {option}")
+            raise InvalidValue(
+                tr("refusing to {action} without confirmation", action=action), tr("pass {option}", option=option)
+            )
         if self.out.ask(f"{action[:1].upper()}{action[1:]}? [y/N]").lower() not in ("y", "yes"):
-            raise SkychimpError("cancelled")
+            raise SkychimpError(tr("cancelled"))
 
     def can_ask_to_send(self, *, yes: bool) -> bool:
         """Return whether somebody is asked before emails go to more than one client."""
@@ -209,9 +212,9 @@ class Context:
         if number > 1 and self.can_ask_to_send(yes=yes):
             clients = count_of(number, "client")
             recipients = clients if first is None or first >= number else f"{first:,} of {clients}"
-            answer = self.out.ask(f"Send to {recipients} now? [y/N]")
+            answer = self.out.ask(tr("Send to {recipients} now? [y/N]", recipients=recipients))
             if answer.lower() not in ("y", "yes"):
-                raise SkychimpError("cancelled")
+                raise SkychimpError(tr("cancelled"))
 
 
 def get_context(ctx: typer.Context, json: bool = False) -> Context:
@@ -242,11 +245,15 @@ def read_text(file: str) -> str:
         with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open_input_file(file) as opened:
             data = opened.read(MAX_TEXT_SIZE + 1)
         if len(data) > MAX_TEXT_SIZE:
-            raise InvalidValue(f"{file} is larger than {MAX_TEXT_SIZE // 1_000_000} MB", "use a smaller file")
+            raise InvalidValue(
+                tr("{file} is larger than {max_text_size} MB", file=file, max_text_size=MAX_TEXT_SIZE // 1_000_000),
+                tr("use a smaller file"),
+            )
         return data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidValue(
-            f"cannot read {file}: {error.strerror}", "use the path of a readable file, or - for stdin"
+            tr("cannot read {file}: {strerror}", file=file, strerror=error.strerror),
+            tr("use the path of a readable file, or - for stdin"),
         ) from None
     except UnicodeDecodeError:
-        raise InvalidValue(f"{file} is not valid UTF-8", "save it as UTF-8") from None
+        raise InvalidValue(tr("{file} is not valid UTF-8", file=file), tr("save it as UTF-8")) from None

@@ -13,15 +13,16 @@ from typing import TypeVar
 from skychimp.cli.context import Context
 from skychimp.config import shared
 from skychimp.errors import InvalidValue, SkychimpError
+from skychimp.translation import Phrase, tr
 
 Saved = TypeVar("Saved")
 
 _DEFAULT_EDITOR = "vi"
-_EDITOR_HINT = "set VISUAL or EDITOR to your editor"
+_EDITOR_HINT = tr("set VISUAL or EDITOR to your editor")
 
 
 def edit_and_save(
-    context: Context, text: str, save: Callable[[str], Saved], *, suffix: str, missing: str, hint: str
+    context: Context, text: str, save: Callable[[str], Saved], *, suffix: str, missing: str, hint: Phrase
 ) -> Saved:
     """Let the user edit a text until `save` accepts it, and return what `save` returns.
 
@@ -32,7 +33,7 @@ def edit_and_save(
     """
     if not context.can_prompt() or not context.out.on_terminal:
         raise InvalidValue(missing, hint)
-    shared.require_operator("start an editor as this account", hint)
+    shared.require_operator(tr("start an editor as this account"), hint)
     with _draft(context, text, suffix) as path:
         while True:
             edited = edit_file(path)
@@ -42,8 +43,8 @@ def edit_and_save(
                 return save(edited)
             except InvalidValue as error:
                 context.out.error(error)
-                if context.out.ask("Edit it again? [Y/n]").lower() in ("n", "no"):
-                    raise SkychimpError("cancelled") from None
+                if context.out.ask(tr("Edit it again? [Y/n]")).lower() in ("n", "no"):
+                    raise SkychimpError(tr("cancelled")) from None
 
 
 def edit_file(path: Path) -> str:
@@ -56,9 +57,9 @@ def edit_file(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InvalidValue("the text is not valid UTF-8", "save it as UTF-8") from None
+        raise InvalidValue(tr("the text is not valid UTF-8"), tr("save it as UTF-8")) from None
     except OSError as error:
-        raise SkychimpError(f"cannot read the edited text: {error.strerror}") from None
+        raise SkychimpError(tr("cannot read the edited text: {strerror}", strerror=error.strerror)) from None
 
 
 def _run_editor(path: Path) -> None:
@@ -67,9 +68,13 @@ def _run_editor(path: Path) -> None:
         status = subprocess.run([*shlex.split(editor), str(path)], check=False).returncode  # noqa: S603
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidValue(f'cannot run the editor "{editor}": {reason}', _EDITOR_HINT) from None
+        raise InvalidValue(
+            tr('cannot run the editor "{editor}": {reason}', editor=editor, reason=reason), _EDITOR_HINT
+        ) from None
     if status:
-        raise SkychimpError(f'the editor "{editor}" exited with status {status}', _EDITOR_HINT)
+        raise SkychimpError(
+            tr('the editor "{editor}" exited with status {status}', editor=editor, status=status), _EDITOR_HINT
+        )
 
 
 @contextlib.contextmanager
@@ -86,7 +91,7 @@ def _draft(context: Context, text: str, suffix: str) -> Iterator[Path]:
         yield path
     except BaseException:
         if _is_worth_keeping(path, text):
-            context.out.warn(f"your text is saved in {path}")
+            context.out.warn(tr("your text is saved in {path}", path=path))
         else:
             shutil.rmtree(folder, ignore_errors=True)
         raise

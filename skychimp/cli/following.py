@@ -11,6 +11,7 @@ from skychimp.cli.context import Context
 from skychimp.cli.output import new_console
 from skychimp.durations import format_duration, parse_duration
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,15 +32,20 @@ def watch_interval_s(context: Context, watch: bool, interval: str | None) -> flo
     """Return how often a screen is drawn again, None if it is drawn once. Raises InvalidValue."""
     if not watch:
         if interval is not None:
-            raise InvalidValue("--interval needs --watch", "use them together")
+            raise InvalidValue(tr("--interval needs --watch"), tr("use them together"))
         return None
     if context.out.json:
-        raise InvalidValue("--watch and --json cannot be combined", "run the command with --json again and again")
+        raise InvalidValue(
+            tr("--watch and --json cannot be combined"), tr("run the command with --json again and again")
+        )
     if not context.out.on_terminal:
-        raise InvalidValue("--watch needs a terminal", "leave out --watch, or use --json in a loop")
+        raise InvalidValue(tr("--watch needs a terminal"), tr("leave out --watch, or use --json in a loop"))
     seconds = parse_duration(interval or WATCH_INTERVAL).total_seconds()
     if not 1 <= seconds <= MAX_WATCH_INTERVAL_S:
-        raise InvalidValue("--interval must be from 1s to 1h", f"use {WATCH_INTERVAL}, for example")
+        raise InvalidValue(
+            tr("--interval must be from 1s to 1h"),
+            tr("use {watch_interval}, for example", watch_interval=WATCH_INTERVAL),
+        )
     return seconds
 
 

@@ -12,6 +12,7 @@ import typer
 from skychimp.cli.context import Context
 from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 Encoding = Annotated[
     str | None,
@@ -28,7 +29,10 @@ def open_input(file: str) -> contextlib.AbstractContextManager[BinaryIO]:
     try:
         return open_input_file(file)
     except OSError as error:
-        raise InvalidValue(f"cannot read {file}: {error.strerror}", "use another file, or - for stdin") from None
+        raise InvalidValue(
+            tr("cannot read {file}: {strerror}", file=file, strerror=error.strerror),
+            tr("use another file, or - for stdin"),
+        ) from None
 
 
 def open_text(context: Context, binary: BinaryIO, file: str, encoding: str | None) -> TextIOWrapper:
@@ -38,7 +42,7 @@ def open_text(context: Context, binary: BinaryIO, file: str, encoding: str | Non
     with naming(file):
         opened = text_files.open_text(binary, encoding)
     if opened.guess:
-        context.out.note(f"the file is read as {opened.guess}; use --encoding if names look wrong")
+        context.out.note(tr("the file is read as {guess}; use --encoding if names look wrong", guess=opened.guess))
     return opened.file
 
 
@@ -48,9 +52,14 @@ def naming(file: str) -> Iterator[None]:
     try:
         yield
     except InvalidValue as error:
-        raise InvalidValue(f"cannot import {file}: {error.message}", error.hint) from None
+        raise InvalidValue(
+            tr("cannot import {file}: {message}", file=file, message=error.message), error.hint
+        ) from None
     except OSError as error:
-        raise InvalidValue(f"cannot read {file}: {error.strerror}", "use another file, or - for stdin") from None
+        raise InvalidValue(
+            tr("cannot read {file}: {strerror}", file=file, strerror=error.strerror),
+            tr("use another file, or - for stdin"),
+        ) from None
 
 
 def row_reporter(report_progress: ProgressReporter, opened: TextIO, file: str, noun: str) -> Callable[[int], None]:

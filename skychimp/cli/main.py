@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from skychimp import __version__
 from skychimp.cli import interrupts
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     import typer
@@ -25,7 +26,7 @@ COMPLETE = "_SKYCHIMP_COMPLETE"
 TRY_AGAIN = 75
 """EX_TEMPFAIL of sysexits.h."""
 
-_OUT_OF_MEMORY = "not enough memory"
+_OUT_OF_MEMORY = tr("not enough memory")
 
 _REWORDINGS = (
     (r"Value error, ", ""),
@@ -122,7 +123,10 @@ def _check_completion() -> None:
         from skychimp.errors import InvalidValue
 
         del os.environ[COMPLETE]
-        raise InvalidValue(f'invalid value "{asked}" of {COMPLETE}', f"unset {COMPLETE}")
+        raise InvalidValue(
+            tr('invalid value "{asked}" of {complete}', asked=asked, complete=COMPLETE),
+            tr("unset {complete}", complete=COMPLETE),
+        )
 
 
 def _report(context: Any, arguments: list[str], error: Exception) -> int:
@@ -160,19 +164,24 @@ def _explain(error: Exception) -> "SkychimpError":
     if isinstance(error, typer.TyperException):
         return _usage_error(error)
     if isinstance(error, typer.Abort):
-        return Interrupted("interrupted")
+        return Interrupted(tr("interrupted"))
     if _is_out_of_memory(error):
         return SkychimpError(_OUT_OF_MEMORY)
     if isinstance(error, FileNotFoundError) and not error.filename and _is_folder_gone():
-        return SkychimpError("the current folder does not exist", "change to another folder")
+        return SkychimpError(tr("the current folder does not exist"), tr("change to another folder"))
     if isinstance(error, OSError) and error.strerror:
         if not error.filename and is_output_broken():
             return output_error(error)
         return SkychimpError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     message = str(error).partition("\n")[0]
     return SkychimpError(
-        f"unexpected {type(error).__name__} at {_location(error)}: {message}",
-        "this is a bug in Skychimp, please report it",
+        tr(
+            "unexpected {name} at {location}: {message}",
+            name=type(error).__name__,
+            location=_location(error),
+            message=message,
+        ),
+        tr("this is a bug in Skychimp, please report it"),
     )
 
 
@@ -181,9 +190,9 @@ def _invalid_token(error: "SkychimpError") -> "SkychimpError":
     from skychimp.errors import NotLoggedIn
 
     if os.environ.get("SKYCHIMP_TOKEN"):
-        hint = "skychimp login --email YOU@EXAMPLE.ORG --print-token"
-        return NotLoggedIn("the token in SKYCHIMP_TOKEN is not valid", f'get a new one with "{hint}"')
-    return NotLoggedIn("your session has ended", error.hint)
+        hint = tr("skychimp login --email YOU@EXAMPLE.ORG --print-token")
+        return NotLoggedIn(tr("the token in SKYCHIMP_TOKEN is not valid"), tr('get a new one with "{hint}"', hint=hint))
+    return NotLoggedIn(tr("your session has ended"), error.hint)
 
 
 def _is_folder_gone() -> bool:
@@ -224,7 +233,7 @@ def _usage_error(error: "typer.TyperException") -> "SkychimpError":
     return InvalidValue(message, _usage_hint(error, message, suggestion))
 
 
-def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) -> str:
+def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) -> Phrase:
     from skychimp.cli.display.suggestions import suggest_choice, suggest_command
     from skychimp.shell import command, run_hint
 
@@ -233,7 +242,7 @@ def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) ->
     root = context.find_root().command if context and context.parent else None
     if root is not None and option in (options := _options(root)):
         value = [] if options[option] else [_metavar(root, option)]
-        return f"write it before the command: {command(option, *value, *words)}"
+        return tr("write it before the command: {command}", command=command(option, *value, *words))
     if unknown := re.fullmatch(r'unknown command "(.*)"', message):
         meant = suggest_command(context.command, unknown[1]) if context else ""
     else:

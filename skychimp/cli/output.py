@@ -26,6 +26,7 @@ from skychimp.cli.display.values import (
     write_json_object,
 )
 from skychimp.errors import Interrupted, InvalidQuery, SkychimpError
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -67,7 +68,10 @@ def is_output_broken() -> bool:
 
 def output_error(error: OSError) -> SkychimpError:
     """Return the error for output that cannot be written, although the command may have done its work."""
-    return SkychimpError(f"cannot write the output: {error.strerror}", "any change that the command made is kept")
+    return SkychimpError(
+        tr("cannot write the output: {strerror}", strerror=error.strerror),
+        tr("any change that the command made is kept"),
+    )
 
 
 def new_console(*, stderr: bool) -> "Console":
@@ -100,7 +104,7 @@ class Output:
         *,
         noun: str = "",
         plural: str = "",
-        empty: str = "nothing here yet",
+        empty: Phrase = "nothing here yet",
         optional: Iterable[str] = (),
         is_filtered: bool = False,
     ) -> None:
@@ -235,7 +239,7 @@ class Output:
     def next(self, *words: object) -> None:
         """Suggest the next `skychimp` command to a person at a terminal. The words are quoted for the shell."""
         if _is_terminal(sys.stderr) and sys.stdin.isatty() and not self.json:
-            self.note(f"next: {shell.command(*words)}")
+            self.note(tr("next: {command}", command=shell.command(*words)))
 
     def warn(self, text: str) -> None:
         """Show one line that the user must see."""
@@ -262,9 +266,9 @@ class Output:
             for line in pointed_lines(error.query, error.position):
                 _print_message(line)
         if error.hint:
-            self.warn(f"hint: {error.hint}")
+            self.warn(tr("hint: {hint}", hint=error.hint))
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: Phrase) -> str:
         """Return the answer of the person at the terminal, one line. Raises Interrupted at the end of the input."""
         _print_message(f"{escape(question)} ", end="")
         with _end_line_without_answer():
@@ -273,7 +277,7 @@ class Output:
                 raise EOFError
             return answer.strip()
 
-    def ask_secret(self, question: str) -> str:
+    def ask_secret(self, question: Phrase) -> str:
         """Return an answer that is not shown while it is typed. Raises Interrupted at the end of the input."""
         from getpass import getpass
 
@@ -319,7 +323,7 @@ class Output:
         sys.stdout.write(line + end)
 
 
-def _why_nothing_is_shown(records: Iterable[Any], noun: str, plural: str, empty: str, *, is_filtered: bool) -> str:
+def _why_nothing_is_shown(records: Iterable[Any], noun: str, plural: str, empty: Phrase, *, is_filtered: bool) -> str:
     from skychimp.listed import Listed
     from skychimp.text import count_of
 
@@ -365,7 +369,7 @@ def _end_line_without_answer() -> Iterator[None]:
         raise
     except EOFError:
         _print_message("")
-        raise Interrupted("interrupted") from None
+        raise Interrupted(tr("interrupted")) from None
 
 
 def _print_message(line: str, end: str = "\n") -> None:

@@ -19,6 +19,7 @@ from skychimp.config import shared
 from skychimp.errors import InvalidValue
 from skychimp.services.installing.marks import is_ours, mark
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 Force = Annotated[
     bool,
@@ -48,7 +49,10 @@ def open_output_file(context: Context, name: str, *, force: bool) -> Iterator[Te
     except BrokenPipeError:
         raise
     except files.UnsafePlace as error:
-        raise InvalidValue(f"cannot write {name}: {error.strerror}", "use another file, or - for stdout") from None
+        raise InvalidValue(
+            tr("cannot write {name}: {strerror}", name=name, strerror=error.strerror),
+            tr("use another file, or - for stdout"),
+        ) from None
     except OSError as error:
         raise _cannot_write(name, error) from None
 
@@ -70,23 +74,30 @@ def write_generated_files(
         foreign = sorted(name for name in existing if not is_ours(folder / name, comment))
         if foreign:
             shown = ", ".join(foreign) if len(foreign) <= _LISTED else count_of(len(foreign), "file")
-            context.confirm(f"replace {shown} in {folder}", yes=force, option=FORCE)
+            context.confirm(tr("replace {shown} in {folder}", shown=shown, folder=folder), yes=force, option=FORCE)
         for name, text in marked.items():
             with files.new_file(folder / name, replace=name in existing, mode=0o644) as file:
                 file.write(text.encode())
     except OSError as error:
-        raise InvalidValue(f"cannot write to {folder}: {error.strerror}", "use another folder") from None
+        raise InvalidValue(
+            tr("cannot write to {folder}: {strerror}", folder=folder, strerror=error.strerror), tr("use another folder")
+        ) from None
 
 
 def _cannot_write(name: str, error: OSError) -> InvalidValue:
     if error.errno == errno.EBUSY:  # it is mounted by itself, as a container does with a single file
-        return InvalidValue(f"cannot replace {name}: it is a mount point", "use - and redirect the output")
-    return InvalidValue(f"cannot write {name}: {error.strerror}", "use another file, or - for stdout")
+        return InvalidValue(
+            tr("cannot replace {name}: it is a mount point", name=name), tr("use - and redirect the output")
+        )
+    return InvalidValue(
+        tr("cannot write {name}: {strerror}", name=name, strerror=error.strerror),
+        tr("use another file, or - for stdout"),
+    )
 
 
 def _require_operator(instead: str = "") -> None:
     """Raise Denied to whoever runs a shared installation with sudo. `instead` is what they can do."""
-    shared.require_operator("write files as this account", instead)
+    shared.require_operator(tr("write files as this account"), instead)
 
 
 def _open_stream(name: str) -> TextIO | None:
@@ -103,7 +114,11 @@ def _open_stream(name: str) -> TextIO | None:
     with suppress(FileNotFoundError):
         status = os.stat(name)
         if stat.S_ISFIFO(status.st_mode) and status.st_uid not in (os.geteuid(), 0):
-            raise files.UnsafePlace(name, f"belongs to {files.account_name(status.st_uid)}", "use another file")
+            raise files.UnsafePlace(
+                name,
+                tr("belongs to {account_name}", account_name=files.account_name(status.st_uid)),
+                tr("use another file"),
+            )
         if _is_stream(status):
             return open(name, "w", encoding="utf-8", newline="")
         if not stat.S_ISREG(status.st_mode):
@@ -120,7 +135,7 @@ def _open_new(context: Context, path: Path, force: bool) -> Iterator[TextIO]:
     exists = os.path.lexists(path)
     if exists:
         _require_not_the_store(context, path)
-        context.confirm(f"replace {path}", yes=force, option=FORCE)
+        context.confirm(tr("replace {path}", path=path), yes=force, option=FORCE)
     with files.new_file(path, replace=exists) as opened:
         if exists:
             _keep_mode(path, opened.fileno())
@@ -133,7 +148,7 @@ def _require_not_the_store(context: Context, path: Path) -> None:
     from skychimp.store.place import is_part_of
 
     if is_part_of(context.store.path, path):
-        raise InvalidValue(f"{path} belongs to the store itself", "use another file")
+        raise InvalidValue(tr("{path} belongs to the store itself", path=path), tr("use another file"))
 
 
 def _keep_mode(path: Path, descriptor: int) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from skychimp.cli.context import Context
 from skychimp.errors import Denied, InvalidValue
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.accounts.email_kinds import EmailKind
@@ -34,11 +35,11 @@ def read_email(context: Context, given: str | None, *, is_new: bool = False) -> 
     if given is not None:
         return addresses.parse(given, rules).email
     if not context.can_prompt():
-        raise InvalidValue("missing option --email", "use --email YOU@EXAMPLE.ORG")
-    return ask_until_valid(context, lambda: addresses.parse(context.out.ask("Email:"), rules).email)
+        raise InvalidValue(tr("missing option --email"), tr("use --email YOU@EXAMPLE.ORG"))
+    return ask_until_valid(context, lambda: addresses.parse(context.out.ask(tr("Email:")), rules).email)
 
 
-def read_password(context: Context, from_stdin: bool, question: str = "Password:") -> str:
+def read_password(context: Context, from_stdin: bool, question: Phrase = "Password:") -> str:
     """Return the user's current password: from stdin or the environment, or asked for. Raises InvalidValue."""
     password = scripted_password(from_stdin)
     if password is None:
@@ -50,11 +51,11 @@ def read_password(context: Context, from_stdin: bool, question: str = "Password:
 def read_optional_password(context: Context, from_stdin: bool) -> str | None:
     """Return the user's current password as `read_password` does, or None if there is none and nobody can be asked."""
     password = scripted_password(from_stdin)
-    return context.out.ask_secret("Password:") if password is None and context.can_prompt() else password
+    return context.out.ask_secret(tr("Password:")) if password is None and context.can_prompt() else password
 
 
 def read_new_password(
-    context: Context, from_stdin: bool, question: str = "Password:", *, owner: tuple[str, ...]
+    context: Context, from_stdin: bool, question: Phrase = "Password:", *, owner: tuple[str, ...]
 ) -> str:
     """Return a new password: from stdin or the environment, or asked for. Raises InvalidValue.
 
@@ -70,15 +71,15 @@ def read_new_password(
     return password
 
 
-def ask_new_password(context: Context, question: str, *, owner: tuple[str, ...], optional: bool = False) -> str:
+def ask_new_password(context: Context, question: Phrase, *, owner: tuple[str, ...], optional: bool = False) -> str:
     """Ask for a new password twice and return it, or "" if it is optional and was skipped. Raises InvalidValue."""
     from skychimp.services.accounts import passwords
 
     password = context.out.ask_secret(question)
     if password or not optional:
         passwords.validate(password, *owner)
-        if context.out.ask_secret("Repeat password:") != password:
-            raise InvalidValue("the passwords do not match")
+        if context.out.ask_secret(tr("Repeat password:")) != password:
+            raise InvalidValue(tr("the passwords do not match"))
     return password
 
 
@@ -105,12 +106,12 @@ def use_code(context: Context, code: str | None, use: Callable[[str], Result]) -
     if code is not None:
         return use(read_stdin_line() if code == "-" else code)
     if not context.can_prompt():
-        raise InvalidValue("missing argument CODE", "use the code from the email, or - to read it from stdin")
+        raise InvalidValue(tr("missing argument CODE"), tr("use the code from the email, or - to read it from stdin"))
 
     def ask() -> str:
-        typed = context.out.ask("Code:")
+        typed = context.out.ask(tr("Code:"))
         if not codes.looks_complete(typed):
-            raise InvalidValue("invalid code", "a code looks like XXXXX-XXXXX")
+            raise InvalidValue(tr("invalid code"), tr("a code looks like XXXXX-XXXXX"))
         return typed
 
     for _ in range(codes.MAX_TRIES - 1):
@@ -134,10 +135,16 @@ def note_email_sent(context: Context, address: str) -> None:
     """Say that an email was sent to whoever asked for a code, and where it is if it was only written to the outbox."""
     from skychimp.services.accounts.email_limits import MAX_PER_MAILBOX
 
-    context.out.note(f"an email was sent to {address}, unless it was sent {MAX_PER_MAILBOX} in the last hour")
+    context.out.note(
+        tr(
+            "an email was sent to {address}, unless it was sent {max_per_mailbox} in the last hour",
+            address=address,
+            max_per_mailbox=MAX_PER_MAILBOX,
+        )
+    )
     if context.settings.mail.transport == "outbox":
         folder = context.store.path.parent / "outbox/new"
-        context.out.note(f"no mail server is configured: the email is the newest file in {folder}")
+        context.out.note(tr("no mail server is configured: the email is the newest file in {folder}", folder=folder))
 
 
 def send_notice(context: Context, kind: "EmailKind", to: str, *, role: str = "") -> None:
@@ -151,4 +158,4 @@ def send_notice(context: Context, kind: "EmailKind", to: str, *, role: str = "")
 
 def _require_terminal(context: Context) -> None:
     if not context.can_prompt():
-        raise InvalidValue("missing password", "use --password-stdin or set SKYCHIMP_PASSWORD")
+        raise InvalidValue(tr("missing password"), tr("use --password-stdin or set SKYCHIMP_PASSWORD"))

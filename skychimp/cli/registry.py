@@ -16,6 +16,7 @@ from skychimp import __version__
 from skychimp.cli.context import GlobalOptions
 from skychimp.cli.help_pages import SUBCOMMAND, prepare_command, prepare_help, show_group_help
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 
 class CommandInfo(NamedTuple):
@@ -147,7 +148,7 @@ def _check_caller(install: Callable[..., Any]) -> Callable[..., Any]:
         if value:
             from skychimp.config import shared
 
-            shared.require_operator("change the shell of this account", "run it without sudo")
+            shared.require_operator(tr("change the shell of this account"), tr("run it without sudo"))
         return install(ctx, param, value)
 
     return check_and_install
@@ -191,7 +192,7 @@ def _read_global_options(
 ) -> None:
     """Send recurring mailings from the command line."""
     if quiet and verbose:
-        raise InvalidValue("--quiet and --verbose cannot be combined", "use one of them")
+        raise InvalidValue(tr("--quiet and --verbose cannot be combined"), tr("use one of them"))
     if config is not None or store is not None:
         from skychimp.config import shared
 

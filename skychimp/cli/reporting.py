@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from skychimp.cli.context import Context
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,7 +87,7 @@ def _draw(report: "RangeReport", width: int) -> "Iterator[RenderableType]":
     yield Text(f"{report.since} to {report.until}", "bold")
     yield _draw_days(report, width)
     if report.failures:
-        yield charts.heading("Not sent, by reply")
+        yield charts.heading(tr("Not sent, by reply"))
         yield from map(draw_reply, report.failures[:MAX_ROWS])
     for title, domains in (("Worst domains", report.worst), ("Best domains", report.best)):
         if domains:

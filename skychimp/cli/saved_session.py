@@ -17,6 +17,7 @@ from skychimp.config import shared
 from skychimp.config.locations import user_folder
 from skychimp.errors import ConfigError, NotLoggedIn
 from skychimp.shell import run_line_hint
+from skychimp.translation import tr
 
 _MAX_LENGTH = 1000
 
@@ -48,8 +49,8 @@ def write(store_url: str, token: str) -> None:
     except NotLoggedIn as error:
         raise ConfigError(error.message, error.hint) from None
     except OSError as error:
-        message = f"cannot save the session in {path.parent}: {error.strerror}"
-        raise ConfigError(message, "set XDG_STATE_HOME to a folder that you can write to") from None
+        message = tr("cannot save the session in {parent}: {strerror}", parent=path.parent, strerror=error.strerror)
+        raise ConfigError(message, tr("set XDG_STATE_HOME to a folder that you can write to")) from None
 
 
 def remove(store_url: str) -> None:
@@ -91,8 +92,8 @@ def _private(path: Path, open_path: Callable[[], int]) -> Iterator[int]:
 
 
 def _not_safe(path: Path, fault: str) -> NotLoggedIn:
-    hint = f"{run_line_hint('rm', '-r', path)} and log in again"
-    return NotLoggedIn(f"the saved session is not safe: {path} {fault}", hint)
+    hint = tr("{hint} and log in again", hint=run_line_hint("rm", "-r", path))
+    return NotLoggedIn(tr("the saved session is not safe: {path} {fault}", path=path, fault=fault), hint)
 
 
 def _not_opened(path: Path, error: OSError) -> NotLoggedIn:
@@ -102,8 +103,8 @@ def _not_opened(path: Path, error: OSError) -> NotLoggedIn:
     if isinstance(error, PermissionError):
         hint = run_line_hint("chmod", "u+rwX", place)
     else:
-        hint = f"{run_line_hint('mv', place, f'{place}.old')} and log in again"
-    return NotLoggedIn(f"cannot read the saved session {path}: {error.strerror}", hint)
+        hint = tr("{hint} and log in again", hint=run_line_hint("mv", place, f"{place}.old"))
+    return NotLoggedIn(tr("cannot read the saved session {path}: {strerror}", path=path, strerror=error.strerror), hint)
 
 
 def _path(store_url: str) -> Path:

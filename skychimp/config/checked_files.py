@@ -5,6 +5,7 @@ from pathlib import Path
 
 from skychimp import files
 from skychimp.errors import ConfigError
+from skychimp.translation import Phrase, tr
 
 MAX_BYTES = 1_000_000
 """The largest config, .env and file of certificates."""
@@ -13,7 +14,7 @@ MAX_PASSWORD_BYTES = 1_000
 MAX_KEY_BYTES = 16_000
 
 
-def read_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+def read_bytes(path: Path, hint: Phrase, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a file.
 
     Raises FileNotFoundError and NotADirectoryError if it does not exist, and ConfigError if it is not safe or cannot be
@@ -25,20 +26,22 @@ def read_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:
         _refuse_broken_link(path)
         raise
     except files.UnsafePlace as error:
-        raise ConfigError(f"cannot use {path}: {error.reason(path)}", error.remedy) from None
+        raise ConfigError(
+            tr("cannot use {path}: {reason}", path=path, reason=error.reason(path)), error.remedy
+        ) from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None
+        raise ConfigError(tr("cannot read {path}: {strerror}", path=path, strerror=error.strerror), hint) from None
 
 
-def require_bytes(path: Path, hint: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+def require_bytes(path: Path, hint: Phrase, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a file that must exist. Raises ConfigError as `read_bytes` does."""
     try:
         return read_bytes(path, hint, max_bytes=max_bytes)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None
+        raise ConfigError(tr("cannot read {path}: {strerror}", path=path, strerror=error.strerror), hint) from None
 
 
-def read_password(path: Path, hint: str) -> str:
+def read_password(path: Path, hint: Phrase) -> str:
     """Return the only line of a file, without its end.
 
     Raises ConfigError as `read_bytes` does, and for a file with more lines: it may be a private key, which must not be
@@ -47,9 +50,9 @@ def read_password(path: Path, hint: str) -> str:
     try:
         line = require_bytes(path, hint, max_bytes=MAX_PASSWORD_BYTES).decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"cannot read {path}: the file is not valid UTF-8", hint) from None
+        raise ConfigError(tr("cannot read {path}: the file is not valid UTF-8", path=path), hint) from None
     if len(line.splitlines()) > 1 or "\0" in line:
-        raise ConfigError(f"cannot use {path}: it has more than one line", hint)
+        raise ConfigError(tr("cannot use {path}: it has more than one line", path=path), hint)
     return line
 
 
@@ -58,5 +61,10 @@ def _refuse_broken_link(path: Path) -> None:
     for place in (path, *path.parents):
         if os.path.islink(place) and not os.path.exists(place):
             kind = "file" if place == path else "folder"
-            message = f"{place} is a link to a {kind} that does not exist: {os.readlink(place)}"
-            raise ConfigError(message, f"create that {kind}, or delete the link")
+            message = tr(
+                "{place} is a link to a {kind} that does not exist: {readlink}",
+                place=place,
+                kind=kind,
+                readlink=os.readlink(place),
+            )
+            raise ConfigError(message, tr("create that {kind}, or delete the link", kind=kind))

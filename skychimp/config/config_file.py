@@ -14,6 +14,7 @@ from skychimp.config.locations import FILE_NAME, user_folder
 from skychimp.config.trust import ConfigFiles
 from skychimp.errors import ConfigError
 from skychimp.shell import run_hint
+from skychimp.translation import Phrase, tr
 
 
 class UntrustedConfig(NamedTuple):
@@ -23,7 +24,7 @@ class UntrustedConfig(NamedTuple):
     read: ConfigFiles | None
     """What is trusted if the user agrees, None if it cannot be trusted."""
 
-    problem: str | None
+    problem: Phrase | None
     """Why it cannot be trusted as it is, None if it can."""
 
     instead: Path | None
@@ -82,8 +83,8 @@ def read_config(
     if named is None and path != usual_config_file():
         trust.require_unchanged(read)
     elif named is not None and read.config is None and must_exist:
-        hint = f"{run_hint('init', '--email', 'YOU@EXAMPLE.ORG')} to create it"
-        raise ConfigError(f"config file {path} not found", hint)
+        hint = tr("{hint} to create it", hint=run_hint("init", "--email", "YOU@EXAMPLE.ORG"))
+        raise ConfigError(tr("config file {path} not found", path=path), hint)
     return read
 
 
@@ -132,7 +133,7 @@ def _read_untrusted(here: Path, instead: Path | None) -> UntrustedConfig:
     return UntrustedConfig(here, read, None, instead)
 
 
-def _read(path: Path, hint: str) -> bytes | None:
+def _read(path: Path, hint: Phrase) -> bytes | None:
     try:
         return checked_files.read_bytes(path, hint)
     except (FileNotFoundError, NotADirectoryError):

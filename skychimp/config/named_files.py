@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from skychimp import files
 from skychimp.config import shared
+from skychimp.translation import tr
 
 
 def open_input_file(name: str | Path) -> BinaryIO:
@@ -42,7 +43,9 @@ def _require_caller_can_read(file: BinaryIO, name: str | Path) -> BinaryIO:
     restriction = shared.find_restriction()
     if restriction is not None and not _can_caller_read(file.fileno(), restriction.caller):
         file.close()
-        raise restriction.denied(f"read {name} as this account", "pass its content to stdin, and - as the file name")
+        raise restriction.denied(
+            tr("read {name} as this account", name=name), tr("pass its content to stdin, and - as the file name")
+        )
     return file
 
 

@@ -53,6 +53,7 @@ from skychimp.config.types import (
 from skychimp.durations import parse_duration
 from skychimp.errors import ConfigError
 from skychimp.return_rates import Limits
+from skychimp.translation import tr
 
 _USUAL_PORTS = {Security.TLS: 465, Security.STARTTLS: 587, Security.NONE: 25}
 
@@ -236,11 +237,13 @@ class DkimSettings(_Section):
             return []
         for name in ("domain", "selector", "key_file"):
             if not getattr(self, name):
-                raise ConfigError(f"dkim.{name} is not set", "set dkim.domain, dkim.selector and dkim.key_file")
+                raise ConfigError(
+                    tr("dkim.{name} is not set", name=name), tr("set dkim.domain, dkim.selector and dkim.key_file")
+                )
         selectors, paths = self.selector or (), self.key_file or ()
         if len(selectors) != len(paths):
-            raise ConfigError("dkim.selector and dkim.key_file differ in length", "give each key its selector")
-        hint = "set dkim.key_file to a readable PEM file"
+            raise ConfigError(tr("dkim.selector and dkim.key_file differ in length"), tr("give each key its selector"))
+        hint = tr("set dkim.key_file to a readable PEM file")
         pems = (checked_files.require_bytes(path, hint, max_bytes=checked_files.MAX_KEY_BYTES) for path in paths)
         return list(zip(selectors, paths, pems, strict=True))
 
@@ -315,9 +318,9 @@ class InboundSettings(_Section):
 
     def read_password(self) -> str:
         """Return the IMAP password. Raises ConfigError."""
-        hint = "set inbound.password_file to a file with one line"
+        hint = tr("set inbound.password_file to a file with one line")
         if self.password_file is None:
-            raise ConfigError("inbound.password_file is not set", hint)
+            raise ConfigError(tr("inbound.password_file is not set"), hint)
         return checked_files.read_password(self.password_file, hint)
 
 

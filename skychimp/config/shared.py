@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from skychimp.config.locations import FILE_NAME
 from skychimp.errors import ConfigError, Denied
+from skychimp.translation import tr
 
 _NOT_SETTINGS = frozenset({"SKYCHIMP_TOKEN", "SKYCHIMP_PASSWORD"})
 _FOLDERS = {
@@ -63,8 +64,8 @@ class Restriction(NamedTuple):
     def denied(self, action: str, instead: str = "") -> Denied:
         """Return the error for something that the caller may not do, such as "use --store"."""
         ask = f'ask the operator to add "{self.caller.name}" to service.operators in {self.config_file}'
-        message = f"{self.caller.name} may not {action} in this shared installation"
-        return Denied(message, f"{instead}, or {ask}" if instead else ask)
+        message = tr("{name} may not {action} in this shared installation", name=self.caller.name, action=action)
+        return Denied(message, tr("{instead}, or {ask}", instead=instead, ask=ask) if instead else ask)
 
 
 def find_caller(environ: Mapping[str, str] = os.environ) -> Caller | None:
@@ -140,9 +141,11 @@ def restrict_environment(environ: MutableMapping[str, str]) -> None:
     environ.clear()  # also before an error, which may be recorded in the store
     environ.update(kept | {"HOME": str(home), "LESSSECURE": "1"})
     if refused is not None:
-        raise restriction.denied(f"set {refused}", f"unset {refused}")
+        raise restriction.denied(tr("set {refused}", refused=refused), tr("unset {refused}", refused=refused))
     if _has_other_config(restriction.config_file):
-        raise restriction.denied(f"use the {FILE_NAME} of the current folder", "change to another folder")
+        raise restriction.denied(
+            tr("use the {file_name} of the current folder", file_name=FILE_NAME), tr("change to another folder")
+        )
 
 
 def refused_variables(environ: Mapping[str, str], home: Path) -> Iterator[str]:
@@ -168,7 +171,9 @@ def check_options(*, config: object, store: object, environ: Mapping[str, str] =
     """Raise Denied if a restricted caller gives one of the options `--config` and `--store`, and ConfigError."""
     for option, value in (("--config", config), ("--store", store)):
         if value is not None:
-            require_operator(f"use {option}", f"leave {option} out", environ=environ)
+            require_operator(
+                tr("use {option}", option=option), tr("leave {option} out", option=option), environ=environ
+            )
 
 
 def require_operator(action: str, instead: str = "", *, environ: Mapping[str, str] = os.environ) -> None:
@@ -222,8 +227,8 @@ def _read_service_section(file: Path) -> Mapping[str, Any]:
         return {"shared": section}
     reminder = _reminder()
     if "shared" not in section and reminder is not None and os.path.lexists(reminder):
-        message = f"this installation was shared, and {file} does not say whether it still is"
-        raise ConfigError(message, f"set service.shared to true or false in {file}")
+        message = tr("this installation was shared, and {file} does not say whether it still is", file=file)
+        raise ConfigError(message, tr("set service.shared to true or false in {file}", file=file))
     return section
 
 
@@ -238,7 +243,7 @@ def _read_toml(file: Path) -> Mapping[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+        raise ConfigError(tr("{file} is not valid TOML: {error}", file=file, error=error)) from None
 
 
 def _has_other_config(own_file: Path) -> bool:

@@ -21,6 +21,7 @@ from skychimp.config.trust import ConfigFiles
 from skychimp.config.types import parse_list
 from skychimp.errors import ConfigError
 from skychimp.text import did_you_mean, shortened
+from skychimp.translation import tr
 
 RENAMED_SETTINGS = {"smtp.letters_per_connection": "smtp.emails_per_connection"}
 """Old names of settings, which are still accepted, and their new ones."""
@@ -90,7 +91,7 @@ def load_store_place(
         password_file = found.get("store.password_file")
         return database_url(found.get("store.url")), Path(password_file) if password_file else None
     except (TypeError, ValueError):  # not a text, or with a null character
-        raise ConfigError("invalid store.url", "use a path, or postgresql+psycopg://USER@HOST/NAME") from None
+        raise ConfigError(tr("invalid store.url"), tr("use a path, or postgresql+psycopg://USER@HOST/NAME")) from None
 
 
 def file_values(read: ConfigFiles) -> dict[str, Any]:
@@ -159,8 +160,8 @@ def _values(read: ConfigFiles, environ: Mapping[str, str], flags: Mapping[str, s
     yield from _from_variables(environ, _ENVIRONMENT, Path())
     for setting, value in flags.items():
         if setting == "store.url" and hide_password(value) != value:
-            message = "other users can see a password on the command line"
-            raise ConfigError(message, "leave it out, and set store.password_file or use ~/.pgpass")
+            message = tr("other users can see a password on the command line")
+            raise ConfigError(message, tr("leave it out, and set store.password_file or use ~/.pgpass"))
         yield _Value(setting, resolve_path(setting, value), "the command line")
 
 
@@ -178,21 +179,32 @@ def _from_config(read: ConfigFiles) -> Iterator[_Value]:
     text = _decode(path, read.config)
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > _MAX_DOTS:
-            raise ConfigError(f"{path} is not valid TOML: too many dots in line {number}", "correct the file")
+            raise ConfigError(
+                tr("{path} is not valid TOML: too many dots in line {number}", path=path, number=number),
+                tr("correct the file"),
+            )
     try:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number with 5,000 digits is a ValueError of its own
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{path} is not valid TOML: {reason}", "correct the file") from None
+        reason = tr("it is nested too deeply") if isinstance(error, RecursionError) else error
+        raise ConfigError(
+            tr("{path} is not valid TOML: {reason}", path=path, reason=reason), tr("correct the file")
+        ) from None
     known = _setting_names()
     for section, keys in tree.items():
         if not isinstance(keys, dict):
             sections = ", ".join(f"[{name}]" for name in SECTIONS)
-            raise ConfigError(f"{path}: unknown section {shortened(section)}", f"use one of {sections}")
+            raise ConfigError(
+                tr("{path}: unknown section {section}", path=path, section=shortened(section)),
+                tr("use one of {sections}", sections=sections),
+            )
         for key, value in keys.items():
             setting = RENAMED_SETTINGS.get(f"{section}.{key}", f"{section}.{key}")
             if setting not in known:
-                raise ConfigError(f"{path}: unknown setting {setting}", did_you_mean(setting, known) or _LIST_HINT)
+                raise ConfigError(
+                    tr("{path}: unknown setting {setting}", path=path, setting=setting),
+                    did_you_mean(setting, known) or _LIST_HINT,
+                )
             yield _Value(setting, resolve_path(setting, value, path.parent), str(path))
 
 
@@ -203,7 +215,10 @@ def _from_variables(environ: Mapping[str, str], source: str, folder: Path) -> It
     prefixes = tuple(f"SKYCHIMP_{section}__".upper() for section in SECTIONS)
     for name in environ:
         if name.startswith(prefixes) and name not in known:
-            raise ConfigError(f"unknown setting {name} in {source}", did_you_mean(name, known) or _LIST_HINT)
+            raise ConfigError(
+                tr("unknown setting {name} in {source}", name=name, source=source),
+                did_you_mean(name, known) or _LIST_HINT,
+            )
     for name, setting in (*known.items(), ("SKYCHIMP_STORE", "store.url")):
         if value := environ.get(name):
             yield _Value(setting, resolve_path(setting, value, folder), f"{name} in {source}")
@@ -215,11 +230,16 @@ def _setting_names() -> list[str]:
 
 def _decode(path: Path, data: bytes) -> str:
     if data.count(b"\n") > _MAX_LINES:
-        raise ConfigError(f"{path} has more than {_MAX_LINES:,} lines", "delete what does not belong there")
+        raise ConfigError(
+            tr("{path} has more than {max_lines:,} lines", path=path, max_lines=_MAX_LINES),
+            tr("delete what does not belong there"),
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"cannot read {path}: the file is not valid UTF-8", "save it as UTF-8") from None
+        raise ConfigError(
+            tr("cannot read {path}: the file is not valid UTF-8", path=path), tr("save it as UTF-8")
+        ) from None
 
 
 def _from_env_file(read: ConfigFiles) -> Iterator[_Value]:
@@ -242,7 +262,10 @@ def _parse_env_file(path: Path, text: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), 1):
         match = _OUR_LINE.match(line)
         if match and not (match["equals"] and match["name"] in variables):
-            raise ConfigError(f"{path}, line {number}: invalid line", "use NAME=value, with quotes closed")
+            raise ConfigError(
+                tr("{path}, line {number}: invalid line", path=path, number=number),
+                tr("use NAME=value, with quotes closed"),
+            )
     return {name: value for name, value in variables.items() if value}
 
 
@@ -252,7 +275,9 @@ def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigE
     setting = ".".join(map(str, first["loc"][:2]))
     value = "" if "password" in setting or setting == "monitor.ping_url" else " " + _shown(first["input"])
     hint = str(first.get("ctx", {}).get("error", first["msg"].replace("Input should be", "use")))
-    return ConfigError(f"invalid {setting}{value} (from {sources[setting]})", hint)
+    return ConfigError(
+        tr("invalid {setting}{value} (from {sources})", setting=setting, value=value, sources=sources[setting]), hint
+    )
 
 
 def _shown(value: object) -> str:

@@ -15,10 +15,11 @@ from zoneinfo import ZoneInfo, available_timezones
 from skychimp.errors import ConfigError
 from skychimp.text import shortened
 from skychimp.timezones import is_time_zone
+from skychimp.translation import tr
 
 LOCALTIME, NAME_FILE = Path("/etc/localtime"), Path("/etc/timezone")
 
-_HINT = 'set mail.timezone to your time zone, such as "Europe/Berlin"'
+_HINT = tr('set mail.timezone to your time zone, such as "Europe/Berlin"')
 _FOLDER = "/usr/share/zoneinfo"
 _FIXED_OFFSET = re.compile(r"(?:[A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)([+-]?)(\d{1,2})(?::0?0){0,2}", re.ASCII)
 """The name of a zone and its hours west of Greenwich (POSIX.1-2024, section 8.3, TZ), without a summer time."""
@@ -46,7 +47,7 @@ def read_system_time_zone(localtime: Path = LOCALTIME, name_file: Path = NAME_FI
         name = _name_of_value(value.removeprefix(":"), localtime, name_file)
         found = f"TZ={shortened(value)}"
     if name is None:
-        raise ConfigError(f"the system's time zone has no name ({found})", _HINT)
+        raise ConfigError(tr("the system's time zone has no name ({found})", found=found), _HINT)
     return name
 
 

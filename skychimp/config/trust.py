@@ -17,6 +17,7 @@ from skychimp.config import checked_files
 from skychimp.config.locations import user_folder
 from skychimp.errors import ConfigError
 from skychimp.shell import run_hint, run_line_hint
+from skychimp.translation import tr
 
 ENV_NAME = ".env"
 
@@ -51,8 +52,8 @@ def trust(read: ConfigFiles) -> TrustedConfig:
         files.check_place(file)
         files.write_file(file, _to_json(trusted))
     except OSError as error:
-        message = f"cannot save the trust in {file.parent}: {error.strerror}"
-        raise ConfigError(message, "set XDG_STATE_HOME to a folder that you can write to") from None
+        message = tr("cannot save the trust in {parent}: {strerror}", parent=file.parent, strerror=error.strerror)
+        raise ConfigError(message, tr("set XDG_STATE_HOME to a folder that you can write to")) from None
     return trusted
 
 
@@ -68,7 +69,7 @@ def list_trusted() -> list[TrustedConfig]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ConfigError(f"cannot read {_folder()}: {error.strerror}") from None
+        raise ConfigError(tr("cannot read {folder}: {strerror}", folder=_folder(), strerror=error.strerror)) from None
     found = (_read_record(record) for record in records if not record.name.startswith("."))
     return sorted(trusted for trusted in found if trusted is not None)
 
@@ -80,7 +81,7 @@ def forget(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ConfigError(f"cannot change {_folder()}: {error.strerror}") from None
+        raise ConfigError(tr("cannot change {folder}: {strerror}", folder=_folder(), strerror=error.strerror)) from None
     return True
 
 
@@ -90,7 +91,10 @@ def require_unchanged(read: ConfigFiles) -> None:
     changed = read.path if trusted is None else changed_file(trusted, read)
     if changed is not None:
         since = "it" if changed == read.path else read.path
-        raise ConfigError(f"{changed} has changed since {since} was trusted", f"check it, then {_trust_hint(read)}")
+        raise ConfigError(
+            tr("{changed} has changed since {since} was trusted", changed=changed, since=since),
+            tr("check it, then {trust_hint}", trust_hint=_trust_hint(read)),
+        )
 
 
 def changed_file(trusted: TrustedConfig, read: ConfigFiles) -> Path | None:
@@ -128,7 +132,7 @@ def _to_json(trusted: TrustedConfig) -> bytes:
 
 
 def _read_record(record: Path) -> TrustedConfig | None:
-    remedy = f"{run_line_hint('rm', record)} and trust the config again"
+    remedy = tr("{hint} and trust the config again", hint=run_line_hint("rm", record))
     try:
         values = json.loads(checked_files.read_bytes(record, remedy))
         trusted_at = datetime.fromisoformat(values["trusted_at"])
@@ -136,4 +140,4 @@ def _read_record(record: Path) -> TrustedConfig | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError):
-        raise ConfigError(f"{record} is damaged", remedy) from None
+        raise ConfigError(tr("{record} is damaged", record=record), remedy) from None

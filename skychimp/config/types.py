@@ -19,6 +19,7 @@ from skychimp.durations import parse_duration
 from skychimp.errors import InvalidValue
 from skychimp.text import has_control_character, shortened
 from skychimp.timezones import TIME_ZONE_HINT, is_time_zone
+from skychimp.translation import tr
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DNS_PORT = 53
@@ -100,7 +101,8 @@ def parse_site_url(text: str) -> str:
     """
     if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?", text):
         raise InvalidValue(
-            f"invalid URL {shortened(text)}", "use an http or https URL such as https://example.org/blog"
+            tr("invalid URL {text}", text=shortened(text)),
+            tr("use an http or https URL such as https://example.org/blog"),
         )
     return text.rstrip("/")
 
@@ -132,13 +134,17 @@ def parse_domain(text: str) -> str:
     try:
         return addresses.parse(f"a@{text}").key.partition("@")[2]
     except InvalidValue:
-        raise InvalidValue(f"invalid domain {shortened(text)}", "use a domain such as example.org") from None
+        raise InvalidValue(
+            tr("invalid domain {text}", text=shortened(text)), tr("use a domain such as example.org")
+        ) from None
 
 
 def parse_selector(text: str) -> str:
     """Return a DKIM selector. Raises InvalidValue."""
     if not _SELECTOR.fullmatch(text):
-        raise InvalidValue(f"invalid selector {shortened(text)}", "use a name such as s1, with a-z, 0-9 and -")
+        raise InvalidValue(
+            tr("invalid selector {text}", text=shortened(text)), tr("use a name such as s1, with a-z, 0-9 and -")
+        )
     return text.lower()
 
 
@@ -258,7 +264,7 @@ def _command(value: object) -> list[str]:
     if isinstance(value, str):
         with contextlib.suppress(ValueError, RecursionError):  # a list in an environment variable, or open quotes
             words = json.loads(value) if value.startswith("[") else shlex.split(value)
-    hint = 'use a program and its arguments, such as "/usr/bin/smtp-token ada"'
+    hint = tr('use a program and its arguments, such as "/usr/bin/smtp-token ada"')
     if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) for word in words):
         raise ValueError(hint)
     program, *arguments = words
@@ -380,7 +386,7 @@ def _ping_url(value: object) -> str:
 
 
 def _web_url(value: object) -> str:
-    hint = "use an https URL such as https://mail.example.org (http only for localhost)"
+    hint = tr("use an https URL such as https://mail.example.org (http only for localhost)")
     try:
         url = parse_site_url(value if isinstance(value, str) else "")
     except InvalidValue:

@@ -13,6 +13,7 @@ from skychimp.permissions import Actor, Scope
 from skychimp.shell import run_hint
 from skychimp.store.sql import contains
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer of a database column. A larger one cannot even be passed in a query."""
@@ -79,23 +80,28 @@ def not_found(noun: str, name: object) -> NotFound:
     text = str(name)
     if not text.isprintable() or not text or " " in text or len(text) > addresses.MAX_LENGTH:
         text = shortened(text)
-    return NotFound(f"{noun} {text} not found", run_hint(f"{noun}s", "list"), kind=noun, name=str(name))
+    return NotFound(
+        tr("{noun} {text} not found", noun=noun, text=text), run_hint(f"{noun}s", "list"), kind=noun, name=str(name)
+    )
 
 
 def checked_search(text: str) -> str:
     """Return a text to search for. Raises InvalidValue if it is not valid UTF-8, or has a NUL."""
     if "\0" in text:
-        raise InvalidValue("the text to search for contains a NUL character")
+        raise InvalidValue(tr("the text to search for contains a NUL character"))
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidValue("the text to search for is not valid UTF-8") from None
+        raise InvalidValue(tr("the text to search for is not valid UTF-8")) from None
     return text
 
 
 def _order(sort: str, columns: Mapping[str, Any]) -> ColumnElement[Any]:
     column = columns.get(sort.removeprefix("-"))
     if column is None:
-        raise InvalidValue(f"cannot sort by {shortened(sort)}", f"choose one of: {', '.join(columns)}")
+        raise InvalidValue(
+            tr("cannot sort by {sort}", sort=shortened(sort)),
+            tr("choose one of: {columns}", columns=", ".join(columns)),
+        )
     ordered: ColumnElement[Any] = column.desc() if sort.startswith("-") else column.asc()
     return ordered

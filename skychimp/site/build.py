@@ -24,6 +24,7 @@ from skychimp.site import folder, pages
 from skychimp.site.folder import ReadContent
 from skychimp.site.pages import Article, Figures, Picture, Site
 from skychimp.store.database import Store
+from skychimp.translation import tr
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _picture(store: Store, post: PostDetail) -> Picture | None:
             return Picture(post.image, *image.size)
     except OSError:
         hint = run_hint("blog", "update", post.slug, "--image", "FILE") + ", or use --no-image"
-        raise StoreFailed(f"cannot read the image of post {post.id}", hint) from None
+        raise StoreFailed(tr("cannot read the image of post {id}", id=post.id), hint) from None
 
 
 def _secret(store: Store) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from skychimp.errors import Conflict, InvalidValue, SkychimpError
 from skychimp.files import UnsafePlace, create_file, make_folder
+from skychimp.translation import tr
 
 ReadContent = Callable[[], bytes]
 """Returns the content of a file."""
@@ -51,14 +52,18 @@ def write_files(folder: Path, files: Mapping[str, bytes | ReadContent]) -> Chang
             return _write(root, folder, files)
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else folder
-        raise SkychimpError(f"cannot write {folder / name}: {error.strerror}") from None
+        raise SkychimpError(
+            tr("cannot write {folder}: {strerror}", folder=folder / name, strerror=error.strerror)
+        ) from None
 
 
 def _write(root: int, folder: Path, files: Mapping[str, bytes | ReadContent]) -> Changes:
     known = _read_manifest(root, folder)
     for path in files:
         if path not in known and _exists(root, path):
-            raise Conflict(f"{folder / path} already exists", "move it away, or use another folder")
+            raise Conflict(
+                tr("{folder} already exists", folder=folder / path), tr("move it away, or use another folder")
+            )
     _write_manifest(root, known | files.keys(), known)
     written = [path for path, content in files.items() if _replace(root, path, content)]
     removed = [path for path in sorted(known - files.keys()) if _remove(root, path)]
@@ -73,12 +78,12 @@ def _locked_folder(folder: Path) -> Iterator[int]:
         make_folder(folder, _FOLDER_MODE)
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (UnsafePlace, NotADirectoryError):
-        raise InvalidValue(f"{folder} is not a folder", "use an empty or a new folder") from None
+        raise InvalidValue(tr("{folder} is not a folder", folder=folder), tr("use an empty or a new folder")) from None
     try:
         fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield root
     except BlockingIOError:
-        raise Conflict(f"another build is writing to {folder}", "try again later") from None
+        raise Conflict(tr("another build is writing to {folder}", folder=folder), tr("try again later")) from None
     finally:
         os.close(root)
 
@@ -88,7 +93,7 @@ def _read_manifest(root: int, folder: Path) -> set[str]:
     manifest = _read(root, MANIFEST)
     if manifest is None:
         if set(os.listdir(root)) - {_NEW}:
-            raise Conflict(f"{folder} contains other files", "use an empty or a new folder")
+            raise Conflict(tr("{folder} contains other files", folder=folder), tr("use an empty or a new folder"))
         return set()
     try:
         return {
@@ -97,7 +102,9 @@ def _read_manifest(root: int, folder: Path) -> set[str]:
             if _VALID_PATH.fullmatch(path) and ".." not in path.split("/")
         }
     except (ValueError, LookupError, TypeError):
-        raise Conflict(f"{folder / MANIFEST} is damaged", "use an empty or a new folder") from None
+        raise Conflict(
+            tr("{folder} is damaged", folder=folder / MANIFEST), tr("use an empty or a new folder")
+        ) from None
 
 
 def _write_manifest(root: int, paths: Set[str], current: Set[str]) -> None:

@@ -12,8 +12,9 @@ from skychimp import files
 from skychimp.config.locations import user_folder
 from skychimp.errors import StoreNotReady
 from skychimp.shell import quoted, run_line_hint
+from skychimp.translation import Phrase, tr
 
-_OTHER_STORE = "use another file with --store FILE"
+_OTHER_STORE = tr("use another file with --store FILE")
 
 
 def check_place(store: Path) -> None:
@@ -24,9 +25,13 @@ def check_place(store: Path) -> None:
     try:
         files.check_place(store, *files.SQLITE_COMPANIONS)
     except files.UnsafePlace as error:
-        raise StoreNotReady(f"cannot use the store {store}: {error.reason(store)}", _remedy(store, error)) from None
+        raise StoreNotReady(
+            tr("cannot use the store {store}: {reason}", store=store, reason=error.reason(store)), _remedy(store, error)
+        ) from None
     except OSError as error:
-        raise StoreNotReady(f"cannot read the store {store}: {error.strerror}", _OTHER_STORE) from None
+        raise StoreNotReady(
+            tr("cannot read the store {store}: {strerror}", store=store, strerror=error.strerror), _OTHER_STORE
+        ) from None
 
 
 def require_own_logs(file: Path) -> None:
@@ -36,7 +41,9 @@ def require_own_logs(file: Path) -> None:
         with suppress(FileNotFoundError):
             status = log.lstat()
             if status.st_uid not in owners or not stat.S_ISREG(status.st_mode):
-                raise StoreNotReady(f"{log} is not a regular file by the owner of {file.name}", _move_hint(log))
+                raise StoreNotReady(
+                    tr("{log} is not a regular file by the owner of {name}", log=log, name=file.name), _move_hint(log)
+                )
 
 
 def is_part_of(store: Path, file: Path) -> bool:
@@ -68,13 +75,13 @@ def is_on_read_only_mount(store: Path) -> bool:
         return False
 
 
-def permissions_hint(store: Path) -> str:
+def permissions_hint(store: Path) -> Phrase:
     """Return the hint for a store that SQLite cannot use, maybe because it or one of its logs is read-only."""
     if is_on_read_only_mount(store):
-        return "mount its file system writable, or copy the store with its -wal file to another one"
+        return tr("mount its file system writable, or copy the store with its -wal file to another one")
     part = find_unwritable(store)
     if part is None or part.stat().st_uid != os.geteuid():
-        return "check the disk and the file's permissions"
+        return tr("check the disk and the file's permissions")
     return run_line_hint("chmod", "u+w", part)
 
 
@@ -83,7 +90,7 @@ def _parts(store: Path) -> list[Path]:
     return [store, *(store.with_name(store.name + suffix) for suffix in files.SQLITE_COMPANIONS)]
 
 
-def _remedy(store: Path, error: files.UnsafePlace) -> str:
+def _remedy(store: Path, error: files.UnsafePlace) -> Phrase:
     place = Path(error.filename)
     if place not in (store, store.parent):
         return _move_hint(place) if error.owner or place.is_symlink() or not place.is_file() else error.remedy
@@ -92,7 +99,7 @@ def _remedy(store: Path, error: files.UnsafePlace) -> str:
     if error.owner:
         return files.run_as_hint(error.owner)
     better = _better_folder(place) if place == store.parent else None
-    return f"use --store {quoted(str(better / store.name))}" if better else error.remedy
+    return tr("use --store {better}", better=quoted(str(better / store.name))) if better else error.remedy
 
 
 def _better_folder(folder: Path) -> Path | None:
@@ -105,5 +112,5 @@ def _better_folder(folder: Path) -> Path | None:
     return folder / "skychimp" if os.access(folder, os.W_OK) else user_folder("data")  # root's, such as a volume
 
 
-def _move_hint(path: Path) -> str:
+def _move_hint(path: Path) -> Phrase:
     return run_line_hint("mv", path, f"{path}.old")

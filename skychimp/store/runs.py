@@ -24,6 +24,7 @@ from skychimp.errors import ClockBehind, Conflict, StoreFailed
 from skychimp.models import tables
 from skychimp.shell import run_line_hint
 from skychimp.store.database import SQLITE
+from skychimp.translation import tr
 
 _RUN = tables.run
 _L = tables.lease
@@ -116,8 +117,12 @@ def clock_behind(db: Connection, now: datetime) -> ClockBehind | None:
     if latest is None or latest - now <= CLOCK_TOLERANCE:
         return None
     return ClockBehind(
-        f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the store was last used at {latest:%Y-%m-%d %H:%M} UTC",
-        'set the clock, or run "skychimp doctor --accept-clock --operator" if it is right now',
+        tr(
+            "the clock says {now:%Y-%m-%d %H:%M} UTC, but the store was last used at {latest:%Y-%m-%d %H:%M} UTC",
+            now=now,
+            latest=latest,
+        ),
+        tr('set the clock, or run "skychimp doctor --accept-clock --operator" if it is right now'),
     )
 
 
@@ -204,7 +209,10 @@ def _own_host_id(db: Connection, store: Path) -> str:
             files.write_file(file, secrets.token_hex(16).encode(), replace=False)
         number = files.read_checked(file, max_bytes=100).decode("ascii", "replace")
     except OSError as error:
-        raise StoreFailed(f"cannot read {file}: {error.strerror}", "check the folder's permissions") from None
+        raise StoreFailed(
+            tr("cannot read {file}: {strerror}", file=file, strerror=error.strerror),
+            tr("check the folder's permissions"),
+        ) from None
     start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     return hashlib.sha256(f"{number} {start} {socket.gethostname()}".encode()).hexdigest()[:32]
 
@@ -240,7 +248,9 @@ def _acquire(path: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise Conflict(f"another process holds {path}", "stop the run of the store that was here before") from None
+        raise Conflict(
+            tr("another process holds {path}", path=path), tr("stop the run of the store that was here before")
+        ) from None
     _own_locks.add(path)
     return file
 
@@ -277,4 +287,6 @@ def _check_lock(status: os.stat_result, path: Path) -> None:
 
 
 def _not_a_lock(path: Path, reason: str | None) -> StoreFailed:
-    return StoreFailed(f"cannot open {path}: {reason}", run_line_hint("mv", path, f"{path}.old"))
+    return StoreFailed(
+        tr("cannot open {path}: {reason}", path=path, reason=reason), run_line_hint("mv", path, f"{path}.old")
+    )

@@ -19,11 +19,12 @@ from skychimp.store.database import POSTGRESQL, SQLITE, Fill, Store
 from skychimp.store.migrations import revisions
 from skychimp.store.place import check_place
 from skychimp.store.sqlite import IMMEDIATE, SqliteStore, copy_pages, make_engine, result_code, translate_db_errors
+from skychimp.translation import tr
 
 APPLICATION_ID = 0x534B5943
 """"SKYC", at offset 68 of the file's header."""
 
-_OTHER_FILE = "use --store PATH to choose another file"
+_OTHER_FILE = tr("use --store PATH to choose another file")
 
 
 def open_store(url: str, password: str | None = None) -> Store:
@@ -75,7 +76,9 @@ def create_store(url: str, password: str | None = None, fill: Fill = lambda db: 
             publish_new(file, path)
     except OSError as error:
         reason = error.reason(path) if isinstance(error, files.UnsafePlace) else error.strerror
-        raise StoreNotReady(f"cannot create the store {path}: {reason}", _OTHER_FILE) from None
+        raise StoreNotReady(
+            tr("cannot create the store {path}: {reason}", path=path, reason=reason), _OTHER_FILE
+        ) from None
     return open_store(url)
 
 
@@ -88,7 +91,7 @@ def publish_new(draft: Path, path: Path) -> None:
 
 
 def _exists(path: Path) -> Conflict:
-    return Conflict(f"{path} already exists", _OTHER_FILE)
+    return Conflict(tr("{path} already exists", path=path), _OTHER_FILE)
 
 
 def has_store(url: str, password: str | None = None) -> bool:
@@ -104,17 +107,19 @@ def is_on_server(url: str) -> bool:
     """Return whether a store's URL is one of PostgreSQL. Raises StoreNotReady for an unknown database."""
     name = make_url(url).get_backend_name()
     if name not in (SQLITE, POSTGRESQL):
-        raise StoreNotReady(f'unsupported database "{name}"', "set store.url to a path or to postgresql+psycopg://…")
+        raise StoreNotReady(
+            tr('unsupported database "{name}"', name=name), tr("set store.url to a path or to postgresql+psycopg://…")
+        )
     return name == POSTGRESQL
 
 
 def store_path(url: str) -> Path:
     """Return the file of an SQLite URL. Raises StoreNotReady for any other database."""
     if is_on_server(url):
-        raise StoreNotReady("this works only with a store in a file", 'see "skychimp help postgres"')
+        raise StoreNotReady(tr("this works only with a store in a file"), tr('see "skychimp help postgres"'))
     parsed = make_url(url)
     if not parsed.database or parsed.database == ":memory:":
-        raise StoreNotReady("store.url names no file", "set store.url to a path")
+        raise StoreNotReady(tr("store.url names no file"), tr("set store.url to a path"))
     return Path(parsed.database)
 
 
@@ -133,11 +138,15 @@ def require_store(path: Path) -> None:
     try:
         is_ours = is_store(path)
     except FileNotFoundError:
-        raise StoreNotReady(f"no store at {path}", run_hint("init", "--email", "YOU@EXAMPLE.ORG")) from None
+        raise StoreNotReady(
+            tr("no store at {path}", path=path), run_hint("init", "--email", "YOU@EXAMPLE.ORG")
+        ) from None
     except OSError as error:
-        raise StoreNotReady(f"cannot read the store {path}: {error.strerror}") from None
+        raise StoreNotReady(
+            tr("cannot read the store {path}: {strerror}", path=path, strerror=error.strerror)
+        ) from None
     if not is_ours:
-        raise StoreNotReady(f"{path} is not a Skychimp store", _OTHER_FILE)
+        raise StoreNotReady(tr("{path} is not a Skychimp store", path=path), _OTHER_FILE)
 
 
 def is_store(path: Path) -> bool:
@@ -184,7 +193,7 @@ def _read_revision(store: SqliteStore) -> str:
     except StoreFailed as error:
         cause = error.__cause__
         if isinstance(cause, DBAPIError) and result_code(cause) in sqlite_errors.DAMAGE:
-            message = f"the store {store.path} is damaged"
+            message = tr("the store {path} is damaged", path=store.path)
             raise StoreNotReady(message, run_hint("restore", "FILE", "--operator")) from error
         raise
 
@@ -229,10 +238,17 @@ def _back_up(path: Path) -> Path:
             files.publish(file, target)
             return target
     except OSError as error:
-        message = f"cannot back up the store to {target}: {error.strerror}"
-        raise StoreFailed(message, "the store is upgraded only after a backup") from None
+        message = tr("cannot back up the store to {target}: {strerror}", target=target, strerror=error.strerror)
+        raise StoreFailed(message, tr("the store is upgraded only after a backup")) from None
 
 
 def _require_intact_references(db: Connection) -> None:
     for table, row, parent, _ in db.exec_driver_sql("PRAGMA foreign_key_check"):
-        raise StoreFailed(f"cannot upgrade the store: row {row} of {table} would refer to a missing {parent}")
+        raise StoreFailed(
+            tr(
+                "cannot upgrade the store: row {row} of {table} would refer to a missing {parent}",
+                row=row,
+                table=table,
+                parent=parent,
+            )
+        )

@@ -24,6 +24,7 @@ from skychimp.store import free_space, place, sqlite_errors
 from skychimp.store.database import BUSY_TIMEOUT_MS, SHORT_TIMEOUT_MS, SQLITE, Driver, Store, driver_of
 from skychimp.store.session import Session, transaction
 from skychimp.text import folded
+from skychimp.translation import tr
 
 SAFE_WAL_VERSION = (3, 51, 3)
 """The first version of SQLite that keeps a write-ahead log intact while several processes write."""
@@ -116,8 +117,8 @@ class SqliteStore(Store):
             return
         is_there = file_id is not None
         change = "replaced by another file" if is_there else "deleted"
-        hint = "start this command again" if is_there else run_hint("restore", "FILE", "--operator")
-        raise StoreFailed(f"the store {self.path} was {change} while it was in use", hint)
+        hint = tr("start this command again") if is_there else run_hint("restore", "FILE", "--operator")
+        raise StoreFailed(tr("the store {path} was {change} while it was in use", path=self.path, change=change), hint)
 
     def read_clock(self) -> None:
         """Do nothing: all users of the file have this machine's clock."""
@@ -159,7 +160,7 @@ class SqliteStore(Store):
         ends_at = time.monotonic() + _LOG_TIMEOUT_S
         while not self.checkpoint():
             if time.monotonic() > ends_at:
-                raise StoreFailed("another process is reading the store", "end it")
+                raise StoreFailed(tr("another process is reading the store"), tr("end it"))
             time.sleep(0.1)
         self.close()  # closing the file while it is open as a store would drop SQLite's locks
         return free_space.contains(self.path, [text.encode() for text in texts])
@@ -218,7 +219,9 @@ def _lock_out_others(db: Any) -> None:
     except driver().OperationalError as error:
         if not sqlite_errors.is_busy(error):
             raise
-        raise Conflict("the store is in use", "stop the daemon and all other commands, then try again") from None
+        raise Conflict(
+            tr("the store is in use"), tr("stop the daemon and all other commands, then try again")
+        ) from None
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

@@ -1,5 +1,7 @@
 """Recognise SQLite's errors by their result codes (sqlite.org/rescode.html)."""
 
+from skychimp.translation import Phrase, tr
+
 ERROR, BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 6, 8, 10, 11, 13, 14, 26
 
 DAMAGE = (ERROR, CORRUPT, NOTADB)
@@ -35,10 +37,10 @@ def result_code(error: BaseException) -> int:
     return next((code for text, code in _TEXTS.items() if text in str(error)), 0)
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException) -> Phrase:
     """Return what a driver's error says, in one line. In a damaged file a name may contain anything."""
     if isinstance(error, UnicodeDecodeError):
-        return "text that is not UTF-8"
+        return tr("text that is not UTF-8")
     line = str(error).partition("\n")[0][:200]
     return line if line.isprintable() else ascii(line)
 

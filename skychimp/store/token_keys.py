@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from skychimp.errors import Conflict
 from skychimp.models import tables
+from skychimp.translation import tr
 
 _K = tables.token_key
 
@@ -42,7 +43,10 @@ def replace(db: Connection, now: datetime) -> int:
     free = (each for each in (*range(last + 1, MAX_NUMBER + 1), *range(1, last)) if each not in used)
     number: int | None = next(free, None)
     if number is None:
-        raise Conflict(f"there are {MAX_NUMBER} keys already", "each is kept for 60 days after it was replaced")
+        raise Conflict(
+            tr("there are {max_number} keys already", max_number=MAX_NUMBER),
+            tr("each is kept for 60 days after it was replaced"),
+        )
     db.execute(update(_K).where(_K.c.replaced_at.is_(None)).values(replaced_at=now))
     db.execute(insert(_K).values(number=number, key=secrets.token_bytes(32), created_at=now))
     return number

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from skychimp import files
 from skychimp.errors import OutboxFailed
+from skychimp.translation import tr
 from skychimp.transport.interfaces import OUTBOX, EmailSource, OutgoingEmail, Phase, Reply, SendResult
 
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -66,13 +67,17 @@ class OutboxTransport:
             return self._open_folders(opened)
         except files.UnsafePlace as error:
             raise OutboxFailed(
-                f"cannot use the outbox {self._folder}: {error.reason(self._folder)}", error.remedy
+                tr("cannot use the outbox {folder}: {reason}", folder=self._folder, reason=error.reason(self._folder)),
+                error.remedy,
             ) from None
         except OSError as error:
             raise self._unusable(error) from None
 
     def _unusable(self, error: OSError) -> OutboxFailed:
-        return OutboxFailed(f"cannot use the outbox {self._folder}: {error.strerror}", "check the folder's permissions")
+        return OutboxFailed(
+            tr("cannot use the outbox {folder}: {strerror}", folder=self._folder, strerror=error.strerror),
+            tr("check the folder's permissions"),
+        )
 
     def _open_folders(self, opened: ExitStack) -> tuple[int, int, int]:
         files.make_folder(self._folder)

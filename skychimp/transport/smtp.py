@@ -9,6 +9,7 @@ from functools import cached_property
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import ConfigError, RelayRefused, RelayUnavailable
+from skychimp.translation import tr
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_connection import SmtpConnection, describe_error
 from skychimp.transport.smtp_login import Login
@@ -118,11 +119,17 @@ class SmtpTransport:
             return await connection.read_reply()
         except EOFError as error:
             if connection.protocol.got_tls:
-                raise RelayRefused(f"{self.relay} speaks TLS from the start", 'set smtp.security = "tls"') from None
-            hint = "check smtp.host and smtp.port"
+                raise RelayRefused(
+                    tr("{relay} speaks TLS from the start", relay=self.relay), tr('set smtp.security = "tls"')
+                ) from None
+            hint = tr("check smtp.host and smtp.port")
             if self._settings.security != Security.TLS:
-                hint = f'set smtp.security = "tls" if it expects TLS from the start, as on port 465, or {hint}'
-            raise RelayUnavailable(f"{self.relay} sends no valid greeting: {error}", hint) from None
+                hint = tr(
+                    'set smtp.security = "tls" if it expects TLS from the start, as on port 465, or {hint}', hint=hint
+                )
+            raise RelayUnavailable(
+                tr("{relay} sends no valid greeting: {error}", relay=self.relay, error=error), hint
+            ) from None
 
     async def _send_ehlo(self, connection: SmtpConnection) -> None:
         name = ehlo_name(self._hostname, connection.ip_address("sockname")).encode()
@@ -135,8 +142,8 @@ class SmtpTransport:
 
     async def _start_tls(self, connection: SmtpConnection) -> None:
         if "STARTTLS" not in connection.protocol.capabilities:
-            hint = 'set smtp.security to "tls", or to "none" if you trust the network'
-            raise RelayRefused(f"{self.relay} does not offer STARTTLS", hint)
+            hint = tr('set smtp.security to "tls", or to "none" if you trust the network')
+            raise RelayRefused(tr("{relay} does not offer STARTTLS", relay=self.relay), hint)
         _require_success(await connection.send_command(b"STARTTLS"), "STARTTLS")
         async with asyncio.timeout(self._settings.timeout.total_seconds()):
             await connection.start_tls(self._tls_context, self._settings.host)
@@ -148,24 +155,37 @@ class SmtpTransport:
             case ssl.SSLError():
                 return self._tls_error(error)
             case UnicodeError():
-                return RelayRefused(f"invalid host name {self._settings.host!a}", "check smtp.host")
+                return RelayRefused(tr("invalid host name {host!a}", host=self._settings.host), tr("check smtp.host"))
             case TimeoutError():
-                return RelayUnavailable(f"{self.relay} does not respond", f"check smtp.host, {_PORT_AND_SECURITY}")
+                return RelayUnavailable(
+                    tr("{relay} does not respond", relay=self.relay),
+                    tr("check smtp.host, {port_and_security}", port_and_security=_PORT_AND_SECURITY),
+                )
             case ConnectionError() if error.errno is None:  # what asyncio raises if it is closed during the handshake
-                hint = f"check {_PORT_AND_SECURITY}, and that the mail server has TLS 1.2 or later"
-                return RelayUnavailable(f"TLS with {self.relay} failed: the server closed the connection", hint)
-        hint = "check smtp.host, smtp.port and smtp.security, and that the mail server is running"
-        return RelayUnavailable(f"cannot connect to {self.relay}: {describe_error(error)}", hint)
+                hint = tr(
+                    "check {port_and_security}, and that the mail server has TLS 1.2 or later",
+                    port_and_security=_PORT_AND_SECURITY,
+                )
+                return RelayUnavailable(
+                    tr("TLS with {relay} failed: the server closed the connection", relay=self.relay), hint
+                )
+        hint = tr("check smtp.host, smtp.port and smtp.security, and that the mail server is running")
+        return RelayUnavailable(
+            tr("cannot connect to {relay}: {describe_error}", relay=self.relay, describe_error=describe_error(error)),
+            hint,
+        )
 
     def _tls_error(self, error: ssl.SSLError) -> RelayUnavailable | RelayRefused:
         """Return the error for a failed handshake."""
         if isinstance(error, ssl.SSLCertVerificationError):
             reason, hint = _CERTIFICATE_PROBLEMS.get(error.verify_code, (error.verify_message, _UNKNOWN_AUTHORITY[1]))
-            return RelayRefused(f"the certificate of {self.relay} is not trusted: {reason}", hint)
+            return RelayRefused(
+                tr("the certificate of {relay} is not trusted: {reason}", relay=self.relay, reason=reason), hint
+            )
         reason, hint = _TLS_PROBLEMS.get(error.reason or "", (describe_error(error), f"check {_PORT_AND_SECURITY}"))
         if (reason, hint) == _NO_TLS and self._settings.security == Security.TLS:
             reason, hint = _NOT_FROM_THE_START
-        return RelayUnavailable(f"TLS with {self.relay} failed: {reason}", hint)
+        return RelayUnavailable(tr("TLS with {relay} failed: {reason}", relay=self.relay, reason=reason), hint)
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
@@ -174,8 +194,8 @@ class SmtpTransport:
             # An empty text would stand for the system's certificates.
             context = ssl.create_default_context(cadata=None if certificates is None else certificates or "\n")
         except ssl.SSLError:
-            hint = "set smtp.ca_file to a PEM file with certificates"
-            raise RelayRefused(f"no valid certificate in {self._settings.ca_file}", hint) from None
+            hint = tr("set smtp.ca_file to a PEM file with certificates")
+            raise RelayRefused(tr("no valid certificate in {ca_file}", ca_file=self._settings.ca_file), hint) from None
         context.hostname_checks_common_name = False  # RFC 9525, section 2
         context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
         return context
@@ -194,9 +214,11 @@ def _require_success(reply: Reply, command: str) -> None:
         return
     text = _on_one_line(reply)
     if reply.code >= 500:
-        hint = "ask the mail server's administrator, or check smtp.host"
-        raise RelayRefused(f"the mail server refused {command}: {text}", hint)
-    raise RelayUnavailable(f"the mail server did not accept {command}: {text}", "try again later")
+        hint = tr("ask the mail server's administrator, or check smtp.host")
+        raise RelayRefused(tr("the mail server refused {command}: {text}", command=command, text=text), hint)
+    raise RelayUnavailable(
+        tr("the mail server did not accept {command}: {text}", command=command, text=text), tr("try again later")
+    )
 
 
 def _on_one_line(reply: Reply) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_auth import (
     LOGIN,
@@ -20,7 +21,7 @@ from skychimp.transport.smtp_auth import (
 from skychimp.transport.smtp_connection import SmtpConnection
 from skychimp.transport.token_command import TokenCommand
 
-USE_OAUTH = 'set smtp.auth = "xoauth2" and smtp.token_command'
+USE_OAUTH = tr('set smtp.auth = "xoauth2" and smtp.token_command')
 USE_STARTTLS = 'set smtp.security = "starttls"'
 
 
@@ -54,7 +55,7 @@ class Login:
         offered = connection.protocol.capabilities.get("AUTH", "").upper().split()
         mechanisms = self._choose_mechanisms(offered, has_password=password is not None)
         if self._settings.security == Security.NONE and not connection.is_loopback:
-            raise RelayRefused("refusing to log in without TLS", 'set smtp.security to "starttls" or "tls"')
+            raise RelayRefused(tr("refusing to log in without TLS"), tr('set smtp.security to "starttls" or "tls"'))
         for mechanism in mechanisms:
             if mechanism == XOAUTH2:
                 refusal = await self._try_tokens(connection, username)
@@ -78,23 +79,29 @@ class Login:
         if usable:
             return [mechanism for mechanism in usable if mechanism not in self.unsupported] or usable
         if auth == "xoauth2" and self._tokens is None:
-            raise RelayRefused('smtp.auth is "xoauth2" but there is no token', "set smtp.token_command")
+            raise RelayRefused(tr('smtp.auth is "xoauth2" but there is no token'), tr("set smtp.token_command"))
         if auth is None and self._tokens is None and XOAUTH2 in offered and not {PLAIN, LOGIN} & set(offered):
-            raise RelayRefused(f"{self._relay} takes no passwords, only OAuth 2 tokens", USE_OAUTH)
+            raise RelayRefused(tr("{relay} takes no passwords, only OAuth 2 tokens", relay=self._relay), USE_OAUTH)
         if not any(has_secret[mechanism] for mechanism in wanted):
-            raise RelayRefused("smtp.username is set but there is no password", "set smtp.password_file")
+            raise RelayRefused(tr("smtp.username is set but there is no password"), tr("set smtp.password_file"))
         names = " or ".join(mechanism for mechanism in wanted if has_secret[mechanism])
         others = f", only by {' or '.join(offered)}" if offered else ""
-        raise RelayRefused(f"{self._relay} does not offer login by {names}{others}", self._offer_hint(offered))
+        raise RelayRefused(
+            tr("{relay} does not offer login by {names}{others}", relay=self._relay, names=names, others=others),
+            self._offer_hint(offered),
+        )
 
-    def _offer_hint(self, offered: list[str]) -> str:
+    def _offer_hint(self, offered: list[str]) -> Phrase:
         if offered and self._settings.auth is not None:
-            return "remove smtp.auth to use what is offered"
+            return tr("remove smtp.auth to use what is offered")
         if offered:
-            return "use a mail server that offers it"
+            return tr("use a mail server that offers it")
         if self._settings.security == Security.NONE:
-            return f"{USE_STARTTLS} if the server offers login only with TLS, or remove smtp.username"
-        return "remove smtp.username if the server needs no login, or check smtp.host and smtp.port"
+            return tr(
+                "{use_starttls} if the server offers login only with TLS, or remove smtp.username",
+                use_starttls=USE_STARTTLS,
+            )
+        return tr("remove smtp.username if the server needs no login, or check smtp.host and smtp.port")
 
     async def _try_tokens(self, connection: SmtpConnection, username: str) -> _Refusal | None:
         """Log in by a token. One from an earlier connection may have expired, and is replaced once."""
@@ -113,17 +120,19 @@ class Login:
     def _error(self, refusal: _Refusal, mechanism: str, offered: list[str]) -> RelayError:
         reply, text = refusal
         if 400 <= reply.code < 500:
-            return RelayUnavailable(f"{self._relay} cannot log in now: {text}", "try again later")
-        hint = "check smtp.username and smtp.password"
+            return RelayUnavailable(
+                tr("{relay} cannot log in now: {text}", relay=self._relay, text=text), tr("try again later")
+            )
+        hint = tr("check smtp.username and smtp.password")
         if wants_tls(reply):
             hint = USE_STARTTLS
         elif mechanism == XOAUTH2:
-            hint = "check smtp.username, and the account and scope of the token from smtp.token_command"
+            hint = tr("check smtp.username, and the account and scope of the token from smtp.token_command")
         elif wants_oauth(reply) or (is_unsupported(reply) and XOAUTH2 in offered):
             hint = USE_OAUTH
         elif is_unsupported(reply):
-            hint = "remove smtp.auth, or ask the mail server's administrator how to log in"
-        return RelayRefused(f"{self._relay} refused the login: {text}", hint)
+            hint = tr("remove smtp.auth, or ask the mail server's administrator how to log in")
+        return RelayRefused(tr("{relay} refused the login: {text}", relay=self._relay, text=text), hint)
 
 
 async def _try(connection: SmtpConnection, mechanism: str, username: str, secret: str) -> _Refusal | None:

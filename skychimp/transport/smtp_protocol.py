@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 from skychimp import addresses
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 from skychimp.transport.interfaces import OutgoingEmail, Phase, Reply, SendResult
 
 MAX_LINE_BYTES = 4096  # RFC 5321, section 4.5.3.1.5 says 512, but some servers send more
@@ -372,7 +373,11 @@ class SmtpProtocol:
         if "8BITMIME" not in self.capabilities and not email.data.isascii():
             return _refuse(Phase.DATA, 554, "5.6.3", "the mail server does not support 8-bit emails (8BITMIME)")
         if self._max_size is not None and self._max_size < email.size:
-            reason = f"the email has {email.size} bytes, the mail server accepts at most {self._max_size}"
+            reason = tr(
+                "the email has {size} bytes, the mail server accepts at most {max_size}",
+                size=email.size,
+                max_size=self._max_size,
+            )
             return _refuse(Phase.DATA, 552, "5.3.4", reason)
         return None
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from skychimp.errors import RelayRefused, RelayUnavailable
+from skychimp.translation import tr
 
 MAX_ERROR_LENGTH = 200
 STOP_TIMEOUT_S = 1.0
 _TOKEN = re.compile(r"[!-~]{1,8192}")
-_HINT = "run the command by hand"
+_HINT = tr("run the command by hand")
 
 
 class TokenCommand:
@@ -57,15 +58,19 @@ class TokenCommand:
                 start_new_session=True,  # so that what it starts can be stopped with it
             )
         except OSError as error:
-            message = f"cannot run smtp.token_command: {self._command[0]}: {error.strerror}"
-            raise RelayRefused(message, "set smtp.token_command to a program that prints a token") from None
+            message = tr(
+                "cannot run smtp.token_command: {command}: {strerror}",
+                command=self._command[0],
+                strerror=error.strerror,
+            )
+            raise RelayRefused(message, tr("set smtp.token_command to a program that prints a token")) from None
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await _read_token(process)
         except BaseException as error:
             await _stop(process)
             if isinstance(error, TimeoutError):
-                message = f"smtp.token_command did not end within {self._timeout_s:g} s"
+                message = tr("smtp.token_command did not end within {timeout_s:g} s", timeout_s=self._timeout_s)
                 raise RelayUnavailable(message, _HINT) from None
             raise
 
@@ -86,14 +91,21 @@ async def _read_token(process: asyncio.subprocess.Process) -> str:
     token = await _first_line(process.stdout)
     status = await process.wait()
     if status:
-        how = f"failed with status {status}" if status > 0 else f"was stopped by signal {-status}"
+        how = (
+            tr("failed with status {status}", status=status)
+            if status > 0
+            else tr("was stopped by signal {value}", value=-status)
+        )
         reason = await _first_line(process.stderr)
         if token:
             reason = reason.replace(token, "...")
-        raise RelayUnavailable(f"smtp.token_command {how}: {reason[:MAX_ERROR_LENGTH] or 'no error message'}", _HINT)
+        raise RelayUnavailable(
+            tr("smtp.token_command {how}: {reason}", how=how, reason=reason[:MAX_ERROR_LENGTH] or "no error message"),
+            _HINT,
+        )
     if not _TOKEN.fullmatch(token):
-        message = "smtp.token_command printed no token"
-        raise RelayRefused(message, "it must print the token alone on the first line of its output")
+        message = tr("smtp.token_command printed no token")
+        raise RelayRefused(message, tr("it must print the token alone on the first line of its output"))
     return token
 
 

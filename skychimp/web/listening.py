@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from skychimp.config.settings import WebSettings
 from skychimp.errors import ConfigError, Conflict
+from skychimp.translation import tr
 
 _UMASK = 0o117
 """A Unix socket has the mode 0660, so that a proxy in the group of its folder can use it."""
@@ -90,9 +91,9 @@ def _naming_errors(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            hint = "stop the other server, or set web.listen to another address"
-            raise Conflict(f"{name} is already in use", hint) from None
-        hint = "set web.listen to an address of this machine, such as 127.0.0.1:8025"
+            hint = tr("stop the other server, or set web.listen to another address")
+            raise Conflict(tr("{name} is already in use", name=name), hint) from None
+        hint = tr("set web.listen to an address of this machine, such as 127.0.0.1:8025")
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR):
-            hint = "use a folder that exists and that you can write to, and a port above 1023"
-        raise ConfigError(f"cannot listen on {name}: {error.strerror}", hint) from None
+            hint = tr("use a folder that exists and that you can write to, and a port above 1023")
+        raise ConfigError(tr("cannot listen on {name}: {strerror}", name=name, strerror=error.strerror), hint) from None

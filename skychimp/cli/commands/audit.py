@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from skychimp.cli.context import Json, Limit, Offset, Operator, Search, Sort, get_context, list_options
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {
-    "at": "Time", "actor": "User", "action": "Action", "object": "Object", "object_id": "ID", "detail": "Detail",
+    "at": tr("Time"), "actor": tr("User"), "action": tr("Action"), "object": tr("Object"), "object_id": tr("ID"), "detail": tr("Detail"),
 }  # fmt: skip
 
 
@@ -47,5 +48,5 @@ def list_(
     viewer = context.maintenance_actor(operator, Action.SEE_AUDIT_TRAIL)
     entries = audit.list_entries(context.store, viewer, options, by=actor, action=action, since=start)
     is_filtered = any(each is not None for each in (actor, action, since, search))
-    empty = "the audit trail is empty"
+    empty = tr("the audit trail is empty")
     context.out.rows(entries, COLUMNS, noun="entry", plural="entries", empty=empty, is_filtered=is_filtered)

@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.context import Json, Operator, get_context
 from skychimp.cli.output_file import FORCE, Force
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -30,14 +31,14 @@ def backup(
     from skychimp.services.operations import backups
 
     context = get_context(ctx, json)
-    shared.require_operator("write a backup as this account")
+    shared.require_operator(tr("write a backup as this account"))
     actor = context.maintenance_actor(operator, Action.BACK_UP_STORE)
     store = context.store
     file = file.absolute()
     exists = os.path.lexists(file)
     if exists:
         backups.require_target(store, file)
-        context.confirm(f"replace {file}", yes=force, option=FORCE)
+        context.confirm(tr("replace {file}", file=file), yes=force, option=FORCE)
     with context.out.progress("copying", 100) as report_progress:
         result = backups.backup(
             store,
@@ -49,7 +50,13 @@ def backup(
     hidden = () if json else ("missing_images", "differences")
     context.out.record(result, [name for name in vars(result) if name not in hidden])
     for name in result.missing_images:
-        context.out.warn(f"image file {name} is missing from the store and from the backup")
+        context.out.warn(tr("image file {name} is missing from the store and from the backup", name=name))
     for difference in result.differences:
-        context.out.warn(f"restore will refuse this backup: {difference}; {run_hint('store', 'check')}")
-    context.out.note(f"keep the backup on another machine; to restore it, {run_hint('restore', file)}")
+        context.out.warn(
+            tr(
+                "restore will refuse this backup: {difference}; {hint}",
+                difference=difference,
+                hint=run_hint("store", "check"),
+            )
+        )
+    context.out.note(tr("keep the backup on another machine; to restore it, {hint}", hint=run_hint("restore", file)))

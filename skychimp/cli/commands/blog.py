@@ -13,6 +13,7 @@ from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.blog.images import Image
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-COLUMNS = {"id": "ID", "slug": "Slug", "title": "Title", "published_at": "Published", "views": "Views"}
+COLUMNS = {
+    "id": tr("ID"),
+    "slug": tr("Slug"),
+    "title": tr("Title"),
+    "published_at": tr("Published"),
+    "views": tr("Views"),
+}
 NO_POSTS = 'no posts yet; editors can run "skychimp blog create --help"'
 
 Slug = Annotated[str, typer.Argument(metavar="SLUG-or-ID", help="Slug or ID of a post.", show_default=False)]
@@ -132,7 +139,7 @@ def update(
 
     context = get_context(ctx, json)
     if image is not None and no_image:
-        raise InvalidValue("--image and --no-image cannot be combined", "use one of them")
+        raise InvalidValue(tr("--image and --no-image cannot be combined"), tr("use one of them"))
     old = posts.find(context.store, context.actor, post)
     picture = _read_image(image)
     has_body = body is not None or body_file is not None
@@ -154,7 +161,7 @@ def update(
     changed = _save_content(context, body, body_file, old.content, save) if changes_content else save(None)
     _show(context, changed)
     if changed.revision == old.revision:
-        context.out.note("nothing was changed")
+        context.out.note(tr("nothing was changed"))
 
 
 @app.command(epilog="skychimp blog publish hello-world '2026-12-01 09:00'")
@@ -222,7 +229,7 @@ def build(
     from skychimp.site.build import build
 
     context = get_context(ctx, json)
-    shared.require_operator("build the site as this account")
+    shared.require_operator(tr("build the site as this account"))
     if base_url is not None:
         context.overrides["blog.url"] = parse_site_url(base_url)
     built = build(
@@ -233,16 +240,16 @@ def build(
         return
     counts = {"written": len(built.written), "removed": len(built.removed), "unchanged": built.unchanged}
     context.out.record({"folder": built.folder, "posts": built.posts} | counts)
-    context.out.note(f"open {folder.absolute() / 'index.html'} in a browser")
+    context.out.note(tr("open {absolute} in a browser", absolute=folder.absolute() / "index.html"))
     if context.settings.blog.url is None:
-        context.out.note("no sitemap and no absolute links: use --base-url, or set blog.url")
+        context.out.note(tr("no sitemap and no absolute links: use --base-url, or set blog.url"))
 
 
 def _show(context: Context, post: "PostDetail") -> None:
     context.out.record(post, None if context.out.json else [*COLUMNS, "image"])
 
 
-def _byline(post: "PostDetail") -> str:
+def _byline(post: "PostDetail") -> Phrase:
     published = "draft" if post.published_at is None else post.published_at.astimezone().strftime("%Y-%m-%d %H:%M")
     return " · ".join(filter(None, (post.author, published, count_of(post.views, "view"))))
 
@@ -256,7 +263,7 @@ def _show_image(context: Context, post: "PostDetail") -> None:
     try:
         context.out.picture(images.read_pixels(images.read(context.store, post.image), *context.out.picture_size))
     except (OSError, SkychimpError) as error:
-        context.out.warn(f"cannot show the image: {error}")
+        context.out.warn(tr("cannot show the image: {error}", error=error))
 
 
 def _publish_time(context: Context, when: str | None) -> datetime | None:
@@ -278,7 +285,10 @@ def _read_image(file: Path | None) -> "Image | None":
         with open_input_file(file) as opened:
             return images.reencode(opened.read(images.LARGEST_FILE + 1))
     except OSError as error:
-        raise InvalidValue(f"cannot read {file}: {error.strerror}", "use the path of a readable image file") from None
+        raise InvalidValue(
+            tr("cannot read {file}: {strerror}", file=file, strerror=error.strerror),
+            tr("use the path of a readable image file"),
+        ) from None
 
 
 def _save_content(
@@ -288,11 +298,11 @@ def _save_content(
     from skychimp.cli.editor import edit_and_save
 
     if body is not None and body_file is not None:
-        raise InvalidValue("--body and --body-file cannot be combined", "use one of them")
+        raise InvalidValue(tr("--body and --body-file cannot be combined"), tr("use one of them"))
     if body is not None:
         return save(body)
     if body_file is not None:
         return save(read_text(body_file))
     return edit_and_save(
-        context, old, save, suffix=".md", missing="the post has no content", hint="use --body or --body-file"
+        context, old, save, suffix=".md", missing="the post has no content", hint=tr("use --body or --body-file")
     )

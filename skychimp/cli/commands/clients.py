@@ -29,17 +29,18 @@ from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProo
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 CONSENT_COLUMNS = {
-    "at": "At", "wording": "Consent", "source": "Source", "proof": "Proof", "recorded_at": "Recorded",
-    "forgotten_at": "Forgotten",
+    "at": tr("At"), "wording": tr("Consent"), "source": tr("Source"), "proof": tr("Proof"), "recorded_at": tr("Recorded"),
+    "forgotten_at": tr("Forgotten"),
 }  # fmt: skip
 
-TAG_COLUMNS = {"tag": "Tag", "clients": "Clients"}
+TAG_COLUMNS = {"tag": tr("Tag"), "clients": tr("Clients")}
 
-FIELD_COLUMNS = {"name": "Field", "type": "Type", "clients": "Clients"}
+FIELD_COLUMNS = {"name": tr("Field"), "type": tr("Type"), "clients": tr("Clients")}
 
 ClientNames = Annotated[
     list[str], typer.Argument(metavar="CLIENT...", help="Client IDs or email addresses.", show_default=False)
@@ -111,7 +112,7 @@ def list_(
         context.store, context.actor, options, tag, selection=selection, only_bad=bad, only_suppressed=suppressed
     )
     is_filtered = bad or suppressed or any(each is not None for each in (search, tag, selection))
-    none_yet = f"no clients yet; {run_hint('clients', 'import', 'FILE.csv')}"
+    none_yet = tr("no clients yet; {hint}", hint=run_hint("clients", "import", "FILE.csv"))
     context.out.rows(rows, shown, noun="client", empty=none_yet, is_filtered=is_filtered)
 
 
@@ -187,7 +188,7 @@ def fields(
     if field is None:
         if new_type is not None:
             raise InvalidValue(
-                "--type needs the name of a field", run_hint("clients", "fields", "NAME", "--type", new_type)
+                tr("--type needs the name of a field"), run_hint("clients", "fields", "NAME", "--type", new_type)
             )
         no_fields = f"no fields yet; {run_hint('clients', 'update', 'CLIENT', '--field', 'KEY=VALUE')}"
         context.out.rows(client_fields.list_fields(context.store, context.actor), FIELD_COLUMNS, empty=no_fields)
@@ -222,7 +223,14 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
     if addresses := [each.email for each in deleted if not each.suppressed]:
         how = shell.command("suppressions", "add", *shell.arguments(*addresses))
         clients_, them = ("this client", "it") if len(addresses) == 1 else ("these clients", "them")
-        context.out.note(f"an import can bring {clients_} back; to send {them} nothing more: {how}")
+        context.out.note(
+            tr(
+                "an import can bring {clients} back; to send {them} nothing more: {how}",
+                clients=clients_,
+                them=them,
+                how=how,
+            )
+        )
 
 
 @app.command(epilog="skychimp clients forget grace@example.org")
@@ -249,9 +257,9 @@ def forget(
     context = get_context(ctx, json)
     counts = privacy.count_records(context.store, context.actor, email, everywhere=all_users)
     records = f"{count_of(counts.clients, 'client')}, {count_of(counts.deliveries, 'email')} in the log"
-    context.confirm(f"erase all records of {email} ({records})", yes=yes)
+    context.confirm(tr("erase all records of {email} ({records})", email=email, records=records), yes=yes)
     context.out.record(privacy.forget(context.store, context.actor, email, everywhere=all_users))
-    context.out.note("exported files, emails in the outbox and backups may still contain this person's data")
+    context.out.note(tr("exported files, emails in the outbox and backups may still contain this person's data"))
 
 
 app.command("import", epilog=IMPORT_EXAMPLES)(import_clients)

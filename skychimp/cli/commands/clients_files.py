@@ -25,6 +25,7 @@ from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProo
 from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue
 from skychimp.text import checked_tags, count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.clients import ExportedClient
@@ -105,12 +106,12 @@ def import_clients(
                 tags=tags,
                 rules=address_rules(context, accept_unusual),
                 consent=given,
-                on_rejected=lambda row: context.out.warn(f"line {row.line}: {row.reason}"),
+                on_rejected=lambda row: context.out.warn(tr("line {line}: {reason}", line=row.line, reason=row.reason)),
                 on_batch=lambda result: report(result.imported + result.bad),
             )
     context.out.record(result, [name for name in vars(result) if name != "reasons"])
     if result.bad and not result.imported:
-        raise InvalidValue(f"no valid row in {file}", "fix the rows listed above")
+        raise InvalidValue(tr("no valid row in {file}", file=file), tr("fix the rows listed above"))
     if result.suppressed:
         context.out.note(_explain_suppressed(result))
     if result.created:
@@ -136,7 +137,7 @@ def export_clients(
 
     context = get_context(ctx, json)
     if context.out.json and file == "-":
-        raise InvalidValue("--json needs an output file", "use --format jsonl to export JSON lines to stdout")
+        raise InvalidValue(tr("--json needs an output file"), tr("use --format jsonl to export JSON lines to stdout"))
     module = _format_module(format, file)
     warn_of_unknown_tags(context, [] if tag is None else [tag])
     selection = read_selection(context, where, segment)
@@ -172,17 +173,22 @@ def _explain_columns(context: Context, parsed: "ClientFile") -> None:
     for note in parsed.notes:
         context.out.note(note)
     if parsed.ignored_columns:
-        context.out.note(f"ignored columns: {', '.join(parsed.ignored_columns)}")
+        context.out.note(tr("ignored columns: {ignored_columns}", ignored_columns=", ".join(parsed.ignored_columns)))
 
 
-def _explain_suppressed(result: "ImportResult") -> str:
+def _explain_suppressed(result: "ImportResult") -> Phrase:
     """Return who of the file gets no mail, and why."""
     known = result.suppressed - result.opted_out
     parts = [f"{result.opted_out:,} suppressed because the file says they have opted out"] if result.opted_out else []
     if known:
         parts.append(f"{known:,} in the file suppressed before")
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.reasons.items())
-    return f"{count_of(result.created, 'client')} added, {', '.join(parts)} ({reasons})"
+    return tr(
+        "{clients} added, {parts} ({reasons})",
+        clients=count_of(result.created, "client"),
+        parts=", ".join(parts),
+        reasons=reasons,
+    )
 
 
 # Export

@@ -21,6 +21,7 @@ from skychimp.cli.options.client_options import (
 from skychimp.cli.options.consent_options import Consent, ConsentAt, ConsentProof, read_consent
 from skychimp.errors import InvalidValue
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.clients import Change, TagChange
@@ -77,16 +78,16 @@ def update(
     context = get_context(ctx, json)
     if (tag is not None) + no_tags + bool(add_tag or remove_tag) > 1:
         raise InvalidValue(
-            "--tag, --no-tags and --add-tag or --remove-tag cannot be combined",
-            "use --tag to replace all tags, or --add-tag and --remove-tag to change some",
+            tr("--tag, --no-tags and --add-tag or --remove-tag cannot be combined"),
+            tr("use --tag to replace all tags, or --add-tag and --remove-tag to change some"),
         )
     selection = read_selection(context, where, segment)
     if bool(client) == (selection is not None):
-        problem = "CLIENT and --where or --segment cannot be combined" if client else "no client selected"
-        raise InvalidValue(problem, "use CLIENT, or --where and --segment")
+        problem = tr("CLIENT and --where or --segment cannot be combined") if client else tr("no client selected")
+        raise InvalidValue(problem, tr("use CLIENT, or --where and --segment"))
     client = client or []
     if len(client) != 1 and (email is not None or name is not None or comment is not None):
-        raise InvalidValue("--email, --name and --comment change one client", "name only one client")
+        raise InvalidValue(tr("--email, --name and --comment change one client"), tr("name only one client"))
     warn_of_unknown_tags(context, remove_tag or [])
     values: _NewValues = {
         "tags": [] if no_tags else tag,
@@ -115,7 +116,7 @@ def update(
     )
     show_client(context, vars(changed))
     if removed := [each for each in old if each not in changed.tags]:
-        context.out.note(f"replaced: {', '.join(removed)}; use --add-tag to keep a client's tags")
+        context.out.note(tr("replaced: {removed}; use --add-tag to keep a client's tags", removed=", ".join(removed)))
     if good or email is not None:
         warn_if_suppressed(context, changed)
 
@@ -133,9 +134,16 @@ def _show_changes(context: Context, changes: Sequence["Change"]) -> None:
             by_undo.setdefault(undo, []).append(change.new.id)
     number = sum(map(len, by_undo.values()))
     what = "tags or fields" if any(old.fields != new.fields for old, new in changes) else "tags"
-    context.out.note(f"{count_of(number, 'client')} of {len(changes):,} got other {what}")
+    context.out.note(
+        tr(
+            "{clients} of {number:,} got other {what}",
+            clients=count_of(number, "client"),
+            number=len(changes),
+            what=what,
+        )
+    )
     for options, ids in by_undo.items():
-        context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *options)}")
+        context.out.note(tr("to take it back: {command}", command=shell.command("clients", "update", *ids, *options)))
 
 
 class _NewValues(TypedDict):
@@ -156,10 +164,10 @@ def _change_selected(context: Context, selection: "Selection", values: _NewValue
     number = clients.count(context.store, context.actor, None, selection)
     if not any(values.values()) and values["tags"] is None:
         options = "--tag, --add-tag, --remove-tag, --no-tags, --field, --consent or --good"
-        raise InvalidValue("nothing to change", f"use {options}")
+        raise InvalidValue(tr("nothing to change"), tr("use {options}", options=options))
     if number:
-        warning = " (the old values of the fields are lost)" if values["fields"] else ""
-        context.confirm(f"change {count_of(number, 'client')}{warning}", yes=yes)
+        warning = tr(" (the old values of the fields are lost)") if values["fields"] else ""
+        context.confirm(tr("change {clients}{warning}", clients=count_of(number, "client"), warning=warning), yes=yes)
     with context.out.progress("changing", number, delay_s=1) as report_progress:
         result = clients.change_selected(
             context.store,
@@ -171,7 +179,13 @@ def _change_selected(context: Context, selection: "Selection", values: _NewValue
     changed = sum(map(len, result.changed.values()))
     context.out.record({"selected": result.selected, "other_tags": changed})
     if changed or not (values["fields"] or values["good"] or values["consent"]):
-        context.out.note(f"{count_of(changed, 'client')} of {result.selected:,} got other tags")
+        context.out.note(
+            tr(
+                "{clients} of {selected:,} got other tags",
+                clients=count_of(changed, "client"),
+                selected=result.selected,
+            )
+        )
     for difference, ids in result.changed.items():
         _explain_undo(context, difference, ids, selection)
 
@@ -182,17 +196,25 @@ def _explain_undo(context: Context, difference: "TagChange", ids: list[int], sel
 
     undo = _undo(difference)
     if len(ids) <= MOST_IDS_SHOWN:
-        context.out.note(f"to take it back: {shell.command('clients', 'update', *ids, *undo)}")
+        context.out.note(tr("to take it back: {command}", command=shell.command("clients", "update", *ids, *undo)))
         return
     queries = ["tag = '{}'".format(tag.replace("'", "''")) for tag in difference.added]
     queries += [selection.where] if selection.where is not None and selection.segment is None else []
     query = find_query_of(context.store, context.actor, ids, queries, selection.timezone)
     if query is not None:
-        context.out.note(f"to take it back: {shell.command('clients', 'update', '--where', query, *undo)}")
+        context.out.note(
+            tr("to take it back: {command}", command=shell.command("clients", "update", "--where", query, *undo))
+        )
     else:
         words = [f"added {', '.join(difference.added)}"] if difference.added else []
         words += [f"removed {', '.join(difference.removed)}"] if difference.removed else []
-        context.out.note(f"{count_of(len(ids), 'client')}: {', '.join(words)}; no query finds exactly these clients")
+        context.out.note(
+            tr(
+                "{clients}: {words}; no query finds exactly these clients",
+                clients=count_of(len(ids), "client"),
+                words=", ".join(words),
+            )
+        )
 
 
 def _undo(difference: "TagChange") -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output import PIPE_CLOSED
 from skychimp.errors import SkychimpError
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.transport.demo_server import ReceivedEmail
@@ -77,7 +78,7 @@ def demo(ctx: typer.Context, json: Json = False) -> None:
     from skychimp.transport.demo_server import demo_server
 
     context = get_context(ctx, json)
-    shared.require_operator('run "skychimp demo"', "run it on your own account")
+    shared.require_operator(tr('run "skychimp demo"'), tr("run it on your own account"))
     with tempfile.TemporaryDirectory(prefix="skychimp-demo-") as name, demo_server() as server:
         folder = Path(name)
         (folder / "clients.csv").write_text(CLIENTS, encoding="utf-8")
@@ -118,7 +119,9 @@ def _run_step(
     if done.returncode == PIPE_CLOSED:
         raise BrokenPipeError
     if done.returncode:
-        raise SkychimpError(f'demo failed: "{command}" exited with status {done.returncode}')
+        raise SkychimpError(
+            tr('demo failed: "{command}" exited with status {returncode}', command=command, returncode=done.returncode)
+        )
 
 
 def _show_result(context: Context, emails: "list[ReceivedEmail]") -> None:
@@ -126,15 +129,15 @@ def _show_result(context: Context, emails: "list[ReceivedEmail]") -> None:
     email = message_from_bytes(emails[0].data, policy=policy.default)
     text = email.get_body(("plain",))
     context.out.heading(
-        "What the mail server received",
-        f"{count_of(len(emails), 'email')}, one for each accepted recipient. The first:",
+        tr("What the mail server received"),
+        tr("{emails}, one for each accepted recipient. The first:", emails=count_of(len(emails), "email")),
     )
     context.out.text("\n".join(f"{name}: {value}" for name, value in email.items()))
     context.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
-    context.out.heading("The SMTP conversation", "Lines that begin with > were sent by Skychimp:")
+    context.out.heading(tr("The SMTP conversation"), tr("Lines that begin with > were sent by Skychimp:"))
     context.out.text("\n".join(emails[0].conversation))
     commands = [*_activation(), "skychimp init --email YOU@EXAMPLE.ORG"]
-    context.out.heading("Start your own", "\n".join(f"$ {command}" for command in commands))
+    context.out.heading(tr("Start your own"), "\n".join(f"$ {command}" for command in commands))
     context.out.text(
         "The temporary store has been deleted.\nUntil you set up a mail server, emails are written to an outbox."
     )

@@ -9,6 +9,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -54,7 +55,7 @@ def keygen(
     from skychimp.services.operations import dkim_keys
 
     context = get_context(ctx, json)
-    shared.require_operator("write files as this account")
+    shared.require_operator(tr("write files as this account"))
     selector = parse_selector(selector or f"{key_type}-{datetime.now(UTC):%Y%m}")
     domain = parse_domain(domain) if domain is not None else _usual_domain(context)
     path = (out or Path(f"dkim-{selector}.pem")).expanduser().absolute()
@@ -67,7 +68,7 @@ def keygen(
         return
     strings = " ".join(f'"{string}"' for string in record.strings)
     context.out.record({"key_file": path, "name": record.name, "type": "TXT", "value": strings})
-    context.out.note("publish this DNS record, and set dkim.domain, dkim.selector and dkim.key_file")
+    context.out.note(tr("publish this DNS record, and set dkim.domain, dkim.selector and dkim.key_file"))
     context.out.next("doctor")
 
 
@@ -80,5 +81,5 @@ def _usual_domain(context: Context) -> str:
     if settings.dkim.domain is not None:
         return settings.dkim.domain
     if settings.mail.sender is None:
-        raise InvalidValue("no domain for the key", "use --domain, or set mail.sender")
+        raise InvalidValue(tr("no domain for the key"), tr("use --domain, or set mail.sender"))
     return domain_of(addresses.parse_sender(settings.mail.sender)[1])

@@ -8,6 +8,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, Operator, Yes, get_context
 from skychimp.errors import ConfigError, InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.operations.findings import Finding
@@ -16,9 +17,9 @@ app = typer.Typer(rich_markup_mode="rich")
 
 EXIT_PROBLEM, EXIT_NOT_READY = 1, 3
 DELIVERABILITY_COLUMNS = {
-    "provider": "Provider", "requirement": "Requirement", "status": "Status", "fix": "Fix", "source": "Source",
+    "provider": tr("Provider"), "requirement": tr("Requirement"), "status": tr("Status"), "fix": tr("Fix"), "source": tr("Source"),
 }  # fmt: skip
-COLUMNS = {"level": "Level", "about": "About", "found": "Result", "remedy": "Fix"}
+COLUMNS = {"level": tr("Level"), "about": tr("About"), "found": tr("Result"), "remedy": tr("Fix")}
 
 
 @app.command(
@@ -53,16 +54,16 @@ def doctor(
 
     context = get_context(ctx, json)
     if accept_clock and deliverability:
-        raise InvalidValue("--accept-clock and --deliverability cannot be combined", "use one of them")
+        raise InvalidValue(tr("--accept-clock and --deliverability cannot be combined"), tr("use one of them"))
     if deliverability:
         _show_deliverability(context, dkim_selector)
         return
     if accept_clock:
-        shared.require_operator("use --accept-clock")
+        shared.require_operator(tr("use --accept-clock"))
         _accept_clock(context, operator=operator, yes=yes)
         return
     if operator:
-        raise InvalidValue("--operator requires --accept-clock", "leave it out: doctor needs no login")
+        raise InvalidValue(tr("--operator requires --accept-clock"), tr("leave it out: doctor needs no login"))
     findings, checks = [], _check(context, dkim_selector)
     with context.out.progress("checking") as report_progress:
         for finding in checks:
@@ -100,11 +101,17 @@ def _accept_clock(context: Context, *, operator: bool, yes: bool) -> None:
     from skychimp.services.operations import clock
 
     actor = context.maintenance_actor(operator, Action.ACCEPT_CLOCK)
-    context.confirm(f"take {context.store.now():%Y-%m-%d %H:%M} UTC as the right time for all mailings", yes=yes)
+    context.confirm(
+        tr("take {now:%Y-%m-%d %H:%M} UTC as the right time for all mailings", now=context.store.now()), yes=yes
+    )
     accepted = clock.accept(context.store, actor)
     for due in accepted.passed:
         context.out.note(
-            f"mailing {due.mailing_id}: due at {due.due_at.isoformat()} was opened already; not sent again"
+            tr(
+                "mailing {mailing_id}: due at {isoformat} was opened already; not sent again",
+                mailing_id=due.mailing_id,
+                isoformat=due.due_at.isoformat(),
+            )
         )
     record = asdict(accepted)
     context.out.record(

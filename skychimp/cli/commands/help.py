@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.output_file import Force, write_generated_files
 from skychimp.errors import NotFound
+from skychimp.translation import tr
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -95,8 +96,10 @@ def _show_schemas(context: Context, command: str) -> None:
         context.out.json = True
         context.out.record(help_schemas.find(command))
     elif command:
-        hint = did_you_mean(command, help_schemas.names()) or f"{run_hint('help', SCHEMAS)} to list the commands"
-        raise NotFound(f'no JSON Schema for "{command}"', hint)
+        hint = did_you_mean(command, help_schemas.names()) or tr(
+            "{hint} to list the commands", hint=run_hint("help", SCHEMAS)
+        )
+        raise NotFound(tr('no JSON Schema for "{command}"', command=command), hint)
     elif context.out.json:
         context.out.json_object((name, help_schemas.find(name)) for name in help_schemas.names())
     else:
@@ -117,7 +120,9 @@ def _not_found(topic: str) -> NotFound:
     from skychimp.text import did_you_mean
 
     suggestion = did_you_mean(topic, (name for name, _ in _suggestions()))
-    return NotFound(f'help topic "{topic}" not found', suggestion or 'run "skychimp help" to list the topics')
+    return NotFound(
+        tr('help topic "{topic}" not found', topic=topic), suggestion or tr('run "skychimp help" to list the topics')
+    )
 
 
 def _write_man_pages(context: Context, folder: Path, *, force: bool) -> int:

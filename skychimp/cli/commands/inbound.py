@@ -9,6 +9,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError, InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.inbound.processing import Summary
@@ -61,7 +62,7 @@ def maildir(
     settings = context.settings
     chosen = folder or settings.inbound.maildir
     if chosen is None:
-        raise ConfigError("inbound.maildir is not set", "pass a Maildir, or set inbound.maildir")
+        raise ConfigError(tr("inbound.maildir is not set"), tr("pass a Maildir, or set inbound.maildir"))
     _show(context, service.process_new(context.store, settings.inbound, chosen, limits=settings.delivery.limits))
 
 
@@ -91,7 +92,10 @@ def _read_email(name: str) -> bytes:
         with open_input_file(name) as file:
             return _read_part(file)
     except OSError as error:
-        raise InvalidValue(f"cannot read {name}: {error.strerror}", "use a readable file, or - for stdin") from None
+        raise InvalidValue(
+            tr("cannot read {name}: {strerror}", name=name, strerror=error.strerror),
+            tr("use a readable file, or - for stdin"),
+        ) from None
 
 
 def _read_part(file: BinaryIO) -> bytes:

@@ -11,6 +11,7 @@ import typer
 from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError, Conflict
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def init(
     from skychimp.store import schema
 
     context = get_context(ctx, json)
-    shared.require_operator('run "skychimp init"')
+    shared.require_operator(tr('run "skychimp init"'))
     email = prompts.read_email(context, email)
     with ExitStack() as undo:
         config_file, secrets = _find_or_create_config(context, sender, email, undo)
@@ -66,18 +67,25 @@ def init(
         }
     )
     for name in secrets:
-        context.out.note(f"{name} is not written to {config_file}: {_keep_secret(name)}")
+        context.out.note(
+            tr(
+                "{name} is not written to {config_file}: {keep_secret}",
+                name=name,
+                config_file=config_file,
+                keep_secret=_keep_secret(name),
+            )
+        )
     context.out.note(_describe_transport(context))
     _warn_of_unnamed_timezone(context)
     if password is None:
-        context.out.note('no password is set yet: run "skychimp password change"')
+        context.out.note(tr('no password is set yet: run "skychimp password change"'))
     context.out.next("clients", "create", "--email", "CLIENT@EXAMPLE.ORG", "--name", "NAME")
 
 
-def _describe_transport(context: Context) -> str:
+def _describe_transport(context: Context) -> Phrase:
     if context.settings.mail.transport == "smtp":
-        return f"emails are sent through {context.settings.relay}"
-    return "emails are written to the outbox (no mail server configured)"
+        return tr("emails are sent through {relay}", relay=context.settings.relay)
+    return tr("emails are written to the outbox (no mail server configured)")
 
 
 def _warn_of_unnamed_timezone(context: Context) -> None:
@@ -102,7 +110,9 @@ def _find_or_create_config(
         addresses.parse_sender(sender)
     if os.path.lexists(path):
         if sender not in (None, context.settings.mail.sender):
-            raise Conflict(f"{path} already exists with another sender", "change mail.sender in this file")
+            raise Conflict(
+                tr("{path} already exists with another sender", path=path), tr("change mail.sender in this file")
+            )
         return path, ()
     if sender is None and not os.environ.get("SKYCHIMP_MAIL__SENDER"):
         sender = _ask_sender(context, email)
@@ -116,9 +126,13 @@ def _find_or_create_config(
         _trust(path, undo)
         return path, secrets
     if sender is None and context.options.config is None and "SKYCHIMP_CONFIG" not in os.environ:
-        context.out.note(f"cannot write {path}: {reason}; all settings come from the environment")
+        context.out.note(
+            tr("cannot write {path}: {reason}; all settings come from the environment", path=path, reason=reason)
+        )
         return None, ()
-    raise ConfigError(f"cannot write {path}: {reason}", "use another file with --config FILE")
+    raise ConfigError(
+        tr("cannot write {path}: {reason}", path=path, reason=reason), tr("use another file with --config FILE")
+    )
 
 
 def _trust(path: Path, undo: ExitStack) -> None:
@@ -186,7 +200,7 @@ def _ask_sender(context: Context, email: str) -> str:
         return email
 
     def ask() -> str:
-        sender = context.out.ask(f"Sender (Name <address>) [{email}]:") or email
+        sender = context.out.ask(tr("Sender (Name <address>) [{email}]:", email=email)) or email
         addresses.parse_sender(sender)
         return sender
 
@@ -206,6 +220,6 @@ def _read_password(context: Context, from_stdin: bool, email: str) -> str | None
         return password
     if not context.can_prompt():
         return None
-    question = "Password (press Enter to skip):"
+    question = tr("Password (press Enter to skip):")
     ask = partial(prompts.ask_new_password, context, question, owner=(email,), optional=True)
     return prompts.ask_until_valid(context, ask) or None

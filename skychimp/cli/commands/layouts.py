@@ -9,6 +9,7 @@ from skychimp.cli.display.deletion import delete_all
 from skychimp.cli.display.html_errors import named_in_errors
 from skychimp.errors import InvalidValue
 from skychimp.shell import command, run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.cli.context import Context
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-COLUMNS = {"id": "ID", "name": "Name", "updated_at": "Changed"}
+COLUMNS = {"id": tr("ID"), "name": tr("Name"), "updated_at": tr("Changed")}
 LayoutNames = Annotated[list[str], typer.Argument(metavar="LAYOUT...", help="Layout names or IDs.", show_default=False)]
 LayoutName = Annotated[str, typer.Argument(metavar="LAYOUT", help="Layout name or ID.", show_default=False)]
 
@@ -52,7 +53,9 @@ def list_(
 
     context = get_context(ctx, json)
     rows = layouts.list_layouts(context.store, context.actor, list_options(limit, offset, search, sort))
-    none_yet = f"no layouts yet; Markdown uses the built-in one: {command('layouts', 'show', 'default')}"
+    none_yet = tr(
+        "no layouts yet; Markdown uses the built-in one: {command}", command=command("layouts", "show", "default")
+    )
     context.out.rows(rows, COLUMNS, noun="layout", empty=none_yet, is_filtered=search is not None)
 
 
@@ -91,7 +94,7 @@ def update(
 
     context = get_context(ctx, json)
     if name is None and html_file is None:
-        raise InvalidValue("nothing to change", "use --name or --html-file")
+        raise InvalidValue(tr("nothing to change"), tr("use --name or --html-file"))
     html = None if html_file is None else read_text(html_file)
     with named_in_errors(html_file):
         changed = layouts.change(context.store, context.actor, layout, new_name=name, html=html)
@@ -99,7 +102,13 @@ def update(
     for message_id, mailings in layouts.open_mailings(context.store, changed.id).items():
         names = ", ".join(map(str, mailings))
         again = run_hint("messages", "update", message_id, "--also-open")
-        context.out.note(f"mailing {names} still sends the old layout; to change what was not sent yet, {again}")
+        context.out.note(
+            tr(
+                "mailing {names} still sends the old layout; to change what was not sent yet, {again}",
+                names=names,
+                again=again,
+            )
+        )
 
 
 @app.command(epilog="skychimp layouts delete newsletter --yes")

@@ -9,6 +9,7 @@ import typer
 from skychimp.cli import prompts
 from skychimp.cli.context import Json, get_context
 from skychimp.cli.prompts import Email, PasswordStdin
+from skychimp.translation import tr
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -46,8 +47,8 @@ def login(
         return
     context.out.record(vars(account) | ({"token": tokens[0]} if print_token else {}))
     if os.environ.get("SKYCHIMP_TOKEN") and not print_token:
-        context.out.warn("$SKYCHIMP_TOKEN is set and is used instead of this session")
-    context.out.note(f"next: {next_command(account.role)}")
+        context.out.warn(tr("$SKYCHIMP_TOKEN is set and is used instead of this session"))
+    context.out.note(tr("next: {next_command}", next_command=next_command(account.role)))
 
 
 def next_command(role: str) -> str:

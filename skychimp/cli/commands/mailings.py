@@ -41,13 +41,14 @@ from skychimp.cli.following import Interval, Watch, watch_interval_s, watch_scre
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.options.mailing_options import confirm_sending, count_recipients, require_consent
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-AUDIENCE_COLUMNS = {"email": "Email", "left_out": "Left out"}
+AUDIENCE_COLUMNS = {"email": tr("Email"), "left_out": tr("Left out")}
 
 app.command(epilog=CREATE_EXAMPLE)(create)
 
@@ -135,11 +136,17 @@ def audience(
         only_left_out=left_out,
         require_consent=require_consent(context),
     )
-    empty = "nobody is left out" if left_out else "the mailing goes to no client"
+    empty = tr("nobody is left out") if left_out else tr("the mailing goes to no client")
     context.out.rows(islice(clients, limit), AUDIENCE_COLUMNS, noun="client", empty=empty)
     if context.out.on_terminal and not context.out.json:
         counted = count_recipients(context, mailing_id)
-        context.out.note(f"mailing {mailing_id} goes to {count_of(counted.recipients, 'client')}")
+        context.out.note(
+            tr(
+                "mailing {mailing_id} goes to {clients}",
+                mailing_id=mailing_id,
+                clients=count_of(counted.recipients, "client"),
+            )
+        )
         note_left_out(context, counted)
 
 
@@ -267,14 +274,16 @@ def retry(
     counted = retries.count(context.store, context.actor, mailing_id, states, reply, require_consent=is_required)
     if counted.left_out:
         reasons = f"suppressed, deleted, {'without consent, ' if is_required else ''}or with a bad address"
-        context.out.note(f"{count_of(counted.left_out, 'client')} left out: {reasons}")
+        context.out.note(
+            tr("{clients} left out: {reasons}", clients=count_of(counted.left_out, "client"), reasons=reasons)
+        )
     context.confirm_sending(counted.queued, yes=yes)
     queued = counted
     if counted.queued:
         queued = retries.retry(context.store, context.actor, mailing_id, states, reply, require_consent=is_required)
     context.out.record(queued)
     if not queued.queued:
-        context.out.note("nothing to retry")
+        context.out.note(tr("nothing to retry"))
         return
     info = mailings.find(context.store, context.actor, mailing_id)
     if info.disabled or info.held is not None:

@@ -37,6 +37,7 @@ from skychimp.cli.options.mailing_options import (
 )
 from skychimp.errors import SkychimpError
 from skychimp.shell import command, run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from skychimp.services.mailings.schedules import CatchUpPolicy, ScheduleInput
     from skychimp.store.clients.audience import AudienceCount
 
-EXAMPLE = "skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip"
+EXAMPLE = tr("skychimp mailings create --message 1 --start '2026-12-01 09:00' --every month --tag vip")
 
 
 class _NewMailing(TypedDict):
@@ -131,7 +132,7 @@ def create(
     warn_of_unknown_tags(context, [*created.tags, *created.except_tags])
     counted = show_number_of_clients(context, created, counted)
     for warning in warnings:
-        context.out.warn(f"warning: {warning}")
+        context.out.warn(tr("warning: {warning}", warning=warning))
     warn_of_missing_files(context, created.id)
     if no_send or created.next_at is None or created.next_at > datetime.now(UTC):
         show_mailing(context, created, counted)
@@ -151,9 +152,9 @@ def _send_now(context: Context, created: "MailingInfo", counted: "AudienceCount"
     try:
         stats = send(context, created.id)
     except SkychimpError as error:
-        context.out.warn(f"mailing {created.id} created but not sent: {error.message}")
+        context.out.warn(tr("mailing {id} created but not sent: {message}", id=created.id, message=error.message))
         if error.hint:
-            context.out.note(f"hint: {error.hint}")
+            context.out.note(tr("hint: {hint}", hint=error.hint))
         show_mailing(context, created, counted)
         return
     mailing = mailings.show(context.store, context.actor, created.id)
@@ -183,11 +184,17 @@ def _note_if_nothing_sends(context: Context, created: "MailingInfo") -> None:
 
     is_due_later = created.next_at is not None and (created.next_at > datetime.now(UTC) or created.every != Every.ONCE)
     if is_due_later and not is_sent_by_itself(context.store):
-        context.out.note(f"nothing sends it by itself yet: {command('service', 'install')}")
+        context.out.note(tr("nothing sends it by itself yet: {command}", command=command("service", "install")))
 
 
 def _warn_if_on_hold(context: Context) -> None:
     from skychimp.delivery.sending.runner import why_held
 
     if reason := why_held(context.store):
-        context.out.warn(f"the store is on hold {reason}; {run_hint('resolve', '--restored')} to send again")
+        context.out.warn(
+            tr(
+                "the store is on hold {reason}; {hint} to send again",
+                reason=reason,
+                hint=run_hint("resolve", "--restored"),
+            )
+        )

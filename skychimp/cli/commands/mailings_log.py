@@ -9,6 +9,7 @@ from skychimp.cli.context import Context, Json, Limit, MailingName, Offset, Sear
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE
 from skychimp.cli.following import follow_log
 from skychimp.errors import InvalidValue
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ EXAMPLES = (
     "skychimp mailings log 1 --status failed --domain example.org\n"
     "skychimp mailings log 1 --reply 5.1.1 --last --csv\nskychimp mailings log 1 --follow --since 1h"
 )
-COLUMNS = {"at": "At", "email": "Email", "status": "Status", "attempt": "Attempt", "reply": "Reply"}
-TABLE_COLUMNS = {**COLUMNS, "returned": "Returned"}
+COLUMNS = {"at": tr("At"), "email": tr("Email"), "status": tr("Status"), "attempt": tr("Attempt"), "reply": tr("Reply")}
+TABLE_COLUMNS = {**COLUMNS, "returned": tr("Returned")}
 """Plain lines have the columns that scripts know."""
 CSV_COLUMNS = (*COLUMNS, "phase", "code", "enhanced", "relay", "due_at", "delivery_id", "returned")
 STATUSES = ("sent", "outbox", "deferred", "failed", "unknown", "given_back")
@@ -95,12 +96,15 @@ def log(
 
 def _check_log_options(status: str | None, *, csv: bool, json: bool, follow: bool, page: bool) -> None:
     if status is not None and status not in STATUSES:
-        raise InvalidValue(f'invalid status "{status}"', f"choose one of: {', '.join(STATUSES)}")
+        raise InvalidValue(
+            tr('invalid status "{status}"', status=status),
+            tr("choose one of: {statuses}", statuses=", ".join(STATUSES)),
+        )
     if csv and json:
-        raise InvalidValue("--csv and --json cannot be combined", "use one of them")
+        raise InvalidValue(tr("--csv and --json cannot be combined"), tr("use one of them"))
     if follow and page:
         raise InvalidValue(
-            "--follow cannot be combined with --last, --sort, --limit or --offset", "use --follow without them"
+            tr("--follow cannot be combined with --last, --sort, --limit or --offset"), tr("use --follow without them")
         )
 
 
@@ -116,9 +120,9 @@ def _follow(context: Context, read: "Callable[[int | None], Iterator[AttemptInfo
     follow_log(context, read, show)
 
 
-def _empty_log_note(context: Context, mailing_id: int) -> str:
+def _empty_log_note(context: Context, mailing_id: int) -> Phrase:
     from skychimp.services.mailings import mailings
 
     if mailings.find(context.store, context.actor, mailing_id).skipped_at is not None:
         return SKIPPED_NOTE
-    return 'no attempts yet; run "skychimp run" to send due emails'
+    return tr('no attempts yet; run "skychimp run" to send due emails')

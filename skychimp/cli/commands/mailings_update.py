@@ -29,8 +29,9 @@ from skychimp.cli.options.mailing_options import (
     show_number_of_clients,
 )
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
-EXAMPLE = "skychimp mailings update 1 --every week --tag vip"
+EXAMPLE = tr("skychimp mailings update 1 --every week --tag vip")
 
 
 def update(
@@ -77,16 +78,16 @@ def update(
     context = get_context(ctx, json)
     mailing_id = context.find_mailing(mailing)
     if end is not None and no_end:
-        raise InvalidValue("--end and --no-end cannot be combined", "use one of them")
+        raise InvalidValue(tr("--end and --no-end cannot be combined"), tr("use one of them"))
     if topic is not None and no_topic:
-        raise InvalidValue("--topic and --no-topic cannot be combined", "use one of them")
+        raise InvalidValue(tr("--topic and --no-topic cannot be combined"), tr("use one of them"))
     new_audience = read_audience(
         context, all_clients, tag, client, segment, where, except_tag, except_segment, except_where
     )
     if no_except and new_audience.excludes:
-        raise InvalidValue("--no-except cannot be combined with other --except options", "use one of them")
+        raise InvalidValue(tr("--no-except cannot be combined with other --except options"), tr("use one of them"))
     if no_canary and (canary is not None or canary_wait is not None):
-        raise InvalidValue("--canary and --no-canary cannot be combined", "use one of them")
+        raise InvalidValue(tr("--canary and --no-canary cannot be combined"), tr("use one of them"))
     warnings: list[str] = []
     if message is not None:
         old = mailings.find(context.store, context.actor, mailing_id)
@@ -123,6 +124,6 @@ def update(
     )
     counted = show_number_of_clients(context, changed) if has_other_clients else None
     for warning in warnings:
-        context.out.warn(f"warning: {warning}")
+        context.out.warn(tr("warning: {warning}", warning=warning))
     show_mailing(context, changed, counted)
     context.out.note(next_step(changed))

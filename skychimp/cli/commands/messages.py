@@ -14,6 +14,7 @@ from skychimp.cli.options.attachment_options import Attach, NoAttachments, attac
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.errors import InvalidValue, SkychimpError
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +26,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-COLUMNS = {"id": "ID", "subject": "Subject", "format": "Format", "updated_at": "Changed"}
-TEST_COLUMNS = {"to": "To", "reply": "Reply", "relay": "Mail server"}
-CHECK_COLUMNS = {"level": "Level", "about": "About", "where": "Where", "found": "Result", "remedy": "Fix"}
+COLUMNS = {"id": tr("ID"), "subject": tr("Subject"), "format": tr("Format"), "updated_at": tr("Changed")}
+TEST_COLUMNS = {"to": tr("To"), "reply": tr("Reply"), "relay": tr("Mail server")}
+CHECK_COLUMNS = {
+    "level": tr("Level"),
+    "about": tr("About"),
+    "where": tr("Where"),
+    "found": tr("Result"),
+    "remedy": tr("Fix"),
+}
 CHECK_DELAY_S = 0.5
 EXIT_PROBLEM = 1
 SHOWN_TAGS = 5
@@ -89,7 +96,7 @@ def create(
 
     context = get_context(ctx, json)
     if subject is None and not markdown:
-        raise InvalidValue("the message has no subject", "use --subject")
+        raise InvalidValue(tr("the message has no subject"), tr("use --subject"))
     text, html = _read_parts(body, body_file, html_file)
     body_format = _chosen_format(markdown=markdown, html=html_file is not None) or Format.TEXT
     attached = read_attachments(context, attach, text_file=html_file or body_file)
@@ -106,7 +113,7 @@ def create(
     _report_body(context, created, text, html)
     _report_merge_tags(context, created.subject, created.body, html)
     if created.digest and context.settings.blog.url is None:
-        context.out.note("the posts have no links because blog.url is not set")
+        context.out.note(tr("the posts have no links because blog.url is not set"))
     context.out.next("messages", "preview", created.id)
 
 
@@ -126,7 +133,7 @@ def list_(
     context = get_context(ctx, json)
     shown = choose_columns(context, columns, COLUMNS, messages.MessageInfo)
     rows = messages.list_messages(context.store, context.actor, list_options(limit, offset, search, sort))
-    none_yet = f"no messages yet; {run_hint('messages', 'create', '--help')}"
+    none_yet = tr("no messages yet; {hint}", hint=run_hint("messages", "create", "--help"))
     context.out.rows(rows, shown, noun="message", empty=none_yet, is_filtered=search is not None)
 
 
@@ -197,12 +204,14 @@ def update(
         changed = save(text)
     _show(context, changed)
     if text is not None and html is None and changed.html is not None:
-        context.out.note("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown")
+        context.out.note(tr("the HTML part was not changed; use --html-file to replace it, or --plain or --markdown"))
     _report_body(context, changed, text, html)
     _report_merge_tags(context, subject, text, html)
     if open_mailings := [] if changed.digest else messages.open_mailings(context.store, message):
         names = ", ".join(map(str, open_mailings))
-        context.out.note(f"mailing {names} still sends the old content; --also-open changes what was not sent yet")
+        context.out.note(
+            tr("mailing {names} still sends the old content; --also-open changes what was not sent yet", names=names)
+        )
     context.out.next("messages", "preview", message)
 
 
@@ -252,10 +261,10 @@ def preview(
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     if client is None and context.out.on_terminal:
-        context.out.note("this is for a sample client; use --client to choose one of yours")
+        context.out.note(tr("this is for a sample client; use --client to choose one of yours"))
     layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
     if layout not in (None, "none"):
-        context.out.note(f"the HTML part has the layout {layout}; --open shows it")
+        context.out.note(tr("the HTML part has the layout {layout}; --open shows it", layout=layout))
     elif rendered.html is not None:
         context.out.text(f"\nHTML part:\n\n{rendered.html}")
     for name in rendered.attachments:
@@ -263,7 +272,7 @@ def preview(
     if extras.sample_link(sample) in rendered.text + (rendered.html or ""):
         has_link = context.settings.web.url is not None or context.settings.inbound.address is not None
         missing = "" if has_link else "; emails have none until web.url or inbound.address is set"
-        context.out.note(f"the link for unsubscribing is a sample{missing}")
+        context.out.note(tr("the link for unsubscribing is a sample{missing}", missing=missing))
     context.out.next("messages", "test", message, "--to", context.actor.email)
 
 
@@ -277,7 +286,7 @@ def _open_preview(context: Context, message_id: int, client: str | None, sample:
     from skychimp.config import shared
     from skychimp.services.messages import preview_page, rendering
 
-    shared.require_operator("start a browser as this account", "use it without --open")
+    shared.require_operator(tr("start a browser as this account"), tr("use it without --open"))
     sender = context.settings.mail.sender or context.actor.email
     blog_url = context.settings.blog.url
     email = rendering.compose_preview(
@@ -294,7 +303,7 @@ def _open_preview(context: Context, message_id: int, client: str | None, sample:
     files.write_file(path, preview_page.make_page(email).encode())
     context.out.record({"file": str(path)})
     if not webbrowser.open(path.as_uri()):
-        raise SkychimpError("cannot start a browser", f"open {path} in one, or set BROWSER")
+        raise SkychimpError(tr("cannot start a browser"), tr("open {path} in one, or set BROWSER", path=path))
 
 
 @app.command(epilog="skychimp messages test 1 --to me@example.org")
@@ -329,8 +338,10 @@ def test(
     if len(recipients) == 1:
         context.out.record(results[0])
     if mail.transport != "smtp":
-        context.out.note("nothing has left this machine")
-        context.out.note(f"hint: {how_to_leave_the_outbox(context)}")
+        context.out.note(tr("nothing has left this machine"))
+        context.out.note(
+            tr("hint: {how_to_leave_the_outbox}", how_to_leave_the_outbox=how_to_leave_the_outbox(context))
+        )
     context.out.next("mailings", "create", "--help")
 
 
@@ -358,7 +369,9 @@ def _send_test(context: Context, mail: "MailSettings", message_id: int, address:
     )
     result = send_single_email(context.settings, context.store, OutgoingEmail(return_path, address, data))
     if result.reply is None:
-        context.out.warn(f"the mail server's final reply was lost: the email to {address} may have arrived")
+        context.out.warn(
+            tr("the mail server's final reply was lost: the email to {address} may have arrived", address=address)
+        )
     return SentTest(address, result.reply and result.reply.text, result.relay)
 
 
@@ -388,7 +401,7 @@ def check(
         rows = [asdict(finding) | {"ok": finding.level == "ok"} for finding in findings]
         context.out.record({"ok": not has_problem, "findings": rows})
     else:
-        context.out.rows(findings, CHECK_COLUMNS, empty="no problems found", optional=("about",))
+        context.out.rows(findings, CHECK_COLUMNS, empty=tr("no problems found"), optional=("about",))
     if has_problem:
         raise typer.Exit(EXIT_PROBLEM)
     context.out.next("messages", "test", message, "--to", context.actor.email)
@@ -405,9 +418,9 @@ def _report_body(context: Context, message: "MessageInfo", text: str | None, htm
     if message.html is None or text or (text is None and html is None):
         return
     if messages.has_made_body(message):
-        context.out.note("the text part was made from the HTML part; use --body or --body-file to replace it")
+        context.out.note(tr("the text part was made from the HTML part; use --body or --body-file to replace it"))
     else:
-        context.out.note("the text part was not changed; use --body '' to make it from the HTML part")
+        context.out.note(tr("the text part was not changed; use --body '' to make it from the HTML part"))
 
 
 def _report_merge_tags(context: Context, subject: str | None, text: str | None, html: str | None) -> None:
@@ -416,8 +429,14 @@ def _report_merge_tags(context: Context, subject: str | None, text: str | None, 
 
     if tags := messages.foreign_merge_tags(subject, text, html):
         more = f" and {len(tags) - SHOWN_TAGS:,} more" if len(tags) > SHOWN_TAGS else ""
-        context.out.warn(f"merge tags of another program are sent as they are: {', '.join(tags[:SHOWN_TAGS])}{more}")
-        context.out.warn('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"')
+        context.out.warn(
+            tr(
+                "merge tags of another program are sent as they are: {tags}{more}",
+                tags=", ".join(tags[:SHOWN_TAGS]),
+                more=more,
+            )
+        )
+        context.out.warn(tr('hint: use {{ client.name }} or {{ client.email }}, or run "skychimp help templates"'))
 
 
 def _edit_body(
@@ -430,16 +449,16 @@ def _edit_body(
         save,
         suffix=EDITOR_SUFFIXES[body_format],
         missing="the message has no body",
-        hint="use --body, --body-file or --html-file",
+        hint=tr("use --body, --body-file or --html-file"),
     )
 
 
 def _read_parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
     """Return the text and the HTML part that the options give, None for each that they don't."""
     if body is not None and body_file is not None:
-        raise InvalidValue("--body and --body-file cannot be combined", "use one of them")
+        raise InvalidValue(tr("--body and --body-file cannot be combined"), tr("use one of them"))
     if body_file == "-" and html_file == "-":
-        raise InvalidValue("--body-file and --html-file cannot both read stdin", "use a file for one of them")
+        raise InvalidValue(tr("--body-file and --html-file cannot both read stdin"), tr("use a file for one of them"))
     return body if body_file is None else read_text(body_file), None if html_file is None else read_text(html_file)
 
 
@@ -448,5 +467,5 @@ def _chosen_format(*, markdown: bool, html: bool, plain: bool = False) -> "Forma
     from skychimp.models import Format
 
     if markdown + html + plain > 1:
-        raise InvalidValue("--markdown, --html-file and --plain cannot be combined", "use one of them")
+        raise InvalidValue(tr("--markdown, --html-file and --plain cannot be combined"), tr("use one of them"))
     return Format.MARKDOWN if markdown else Format.HTML if html else Format.TEXT if plain else None

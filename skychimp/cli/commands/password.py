@@ -12,6 +12,7 @@ from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.prompts import Code, Email
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -41,10 +42,10 @@ def change(
     save_token = _token_saver(context)
     account = accounts.change_password(context.store, context.actor, current=current, new=new, save_token=save_token)
     context.out.record(account)
-    context.out.note("your password was changed, and all your other sessions have ended")
+    context.out.note(tr("your password was changed, and all your other sessions have ended"))
     prompts.send_notice(context, EmailKind.PASSWORD_CHANGED, account.email)
     if os.environ.get("SKYCHIMP_TOKEN"):
-        context.out.note("the session of $SKYCHIMP_TOKEN has ended too; unset the variable")
+        context.out.note(tr("the session of $SKYCHIMP_TOKEN has ended too; unset the variable"))
 
 
 @app.command(
@@ -73,7 +74,9 @@ def reset(
         _send_code(context, address)
         if not context.can_prompt():
             context.out.record({"email": address})
-            context.out.note(f"next: {shell.command('password', 'reset', '--email', address, 'CODE')}")
+            context.out.note(
+                tr("next: {command}", command=shell.command("password", "reset", "--email", address, "CODE"))
+            )
             return
     if code == "-":
         code = prompts.read_stdin_line()
@@ -85,7 +88,7 @@ def reset(
 
     account = prompts.use_code(context, code, reset_with)
     context.out.record(account)
-    context.out.note("your password was changed, and you are logged in")
+    context.out.note(tr("your password was changed, and you are logged in"))
     prompts.send_notice(context, EmailKind.PASSWORD_CHANGED, account.email)
 
 
@@ -106,7 +109,7 @@ def _read_passwords(context: Context, from_stdin: bool) -> tuple[str, str]:
     if not from_stdin:
         if not context.can_prompt():
             raise InvalidValue(
-                "missing passwords", "use --password-stdin with the current and the new one, one per line"
+                tr("missing passwords"), tr("use --password-stdin with the current and the new one, one per line")
             )
         current = prompts.read_password(context, False, "Current password:")
         ask = partial(prompts.ask_new_password, context, "New password:", owner=(context.actor.email,))

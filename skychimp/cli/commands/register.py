@@ -10,6 +10,7 @@ from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.prompts import Email, PasswordStdin
 from skychimp.errors import RelayError
+from skychimp.translation import tr
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -38,15 +39,17 @@ def register(
     try:
         accounts.register(context.store, settings, email=address, name=name, password=password)
     except RelayError as error:
-        hint = f"{shell.run_hint('verify', '--email', address, '--resend')} to try again"
+        hint = tr("{hint} to try again", hint=shell.run_hint("verify", "--email", address, "--resend"))
         raise type(error)(f"the account was created, but no code was sent: {error.message}", hint) from None
     prompts.note_email_sent(context, address)
-    context.out.note(f"to get another code: {shell.command('verify', '--email', address, '--resend')}")
+    context.out.note(
+        tr("to get another code: {command}", command=shell.command("verify", "--email", address, "--resend"))
+    )
     if context.can_prompt():
         _verify_and_log_in(context, address, password)
         return
     context.out.record({"email": address, "name": name.strip(), "verified": False})
-    context.out.note(f"next: {shell.command('verify', '--email', address, 'CODE')}")
+    context.out.note(tr("next: {command}", command=shell.command("verify", "--email", address, "CODE")))
 
 
 def _verify_and_log_in(context: Context, address: str, password: str) -> None:
@@ -62,6 +65,6 @@ def _verify_and_log_in(context: Context, address: str, password: str) -> None:
     save_token = partial(saved_session.write, context.settings.store_url)
     account = accounts.login(context.store, email=address, password=password, save_token=save_token)
     context.out.record(account)
-    context.out.note("you are logged in")
-    context.out.note(f"next: {next_command(account.role)}")
-    context.out.note("then: skychimp messages create --subject SUBJECT --body TEXT")
+    context.out.note(tr("you are logged in"))
+    context.out.note(tr("next: {next_command}", next_command=next_command(account.role)))
+    context.out.note(tr("then: skychimp messages create --subject SUBJECT --body TEXT"))

@@ -13,6 +13,7 @@ from skychimp.cli.output_file import Force, open_output_file
 from skychimp.cli.reporting import count_new_attempts, counting_deliveries, flatten_counts
 from skychimp.errors import InvalidValue
 from skychimp.shell import command
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.reporting.reports import Report
@@ -56,7 +57,7 @@ def report(
 
     context = get_context(ctx, json)
     if csv + json + (html is not None) > 1:
-        raise InvalidValue("--json, --csv and --html cannot be combined", "use one of them")
+        raise InvalidValue(tr("--json, --csv and --html cannot be combined"), tr("use one of them"))
     mailing_id = context.find_mailing(mailing)
     count_new_attempts(context)
     with counting_deliveries(context) as progress:
@@ -71,7 +72,7 @@ def report(
         _draw(context, result)
     else:
         columns = {name: name.replace("_", " ").capitalize() for name in TABLES[table or "occurrences"]}
-        empty = "nothing was due yet" if not result.occurrences else EMPTY[table or "occurrences"]
+        empty = tr("nothing was due yet") if not result.occurrences else EMPTY[table or "occurrences"]
         context.out.rows(_rows(result, table or "occurrences"), columns, empty=empty)
     if not json:
         show_outbox_note(context, result.counts["outbox"], others_sent=result.counts["sent"] > 0)
@@ -81,10 +82,13 @@ def _draw(context: Context, report: "Report") -> None:
     from skychimp.cli.display import report_view
 
     context.out.draw(*report_view.draw_report(report, context.out.width))
-    context.out.note(f"for every reply: {command('mailings', 'log', report.id)}")
+    context.out.note(tr("for every reply: {command}", command=command("mailings", "log", report.id)))
     if report.counts["cancelled"]:
         context.out.note(
-            f"for who is left out now, and why: {command('mailings', 'audience', report.id, '--left-out')}"
+            tr(
+                "for who is left out now, and why: {command}",
+                command=command("mailings", "audience", report.id, "--left-out"),
+            )
         )
 
 
@@ -97,7 +101,7 @@ def _write_page(context: Context, report: "Report", file: str, *, force: bool) -
         return
     with open_output_file(context, file, force=force) as opened:
         opened.write(page)
-    context.out.note(f"wrote {file}; open it in a browser")
+    context.out.note(tr("wrote {file}; open it in a browser", file=file))
 
 
 def _json_record(report: "Report") -> dict[str, Any]:

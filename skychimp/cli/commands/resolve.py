@@ -7,6 +7,7 @@ import typer
 from skychimp.cli.context import Context, Json, Operator, Yes, get_context
 from skychimp.errors import Conflict, InvalidValue
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 COLUMNS = {
-    "id": "Delivery", "mailing_id": "Mailing", "due_at": "Due", "email": "Email", "at": "Tried", "reply": "Reply",
-    "next_try_at": "Sent again", "phase": "Phase", "relay": "Relay", "queue_id": "Queue ID", "message_id": "Message-ID",
+    "id": tr("Delivery"), "mailing_id": tr("Mailing"), "due_at": tr("Due"), "email": tr("Email"), "at": tr("Tried"), "reply": tr("Reply"),
+    "next_try_at": tr("Sent again"), "phase": tr("Phase"), "relay": tr("Relay"), "queue_id": tr("Queue ID"), "message_id": tr("Message-ID"),
 }  # fmt: skip
-NEXT_STEP = 'search the mail server\'s log for the Message-ID, then run "skychimp resolve --sent ID"'
-CHOOSE_ONE = "use one of --sent, --failed and --resend"
+NEXT_STEP = tr('search the mail server\'s log for the Message-ID, then run "skychimp resolve --sent ID"')
+CHOOSE_ONE = tr("use one of --sent, --failed and --resend")
 
 
 @app.command(epilog="skychimp resolve --resend --all")
@@ -59,20 +60,20 @@ def resolve(
     chosen = [resolution for resolution, is_set in flags.items() if is_set]
     if restored:
         if len(chosen) > 1 or deliveries or all_unknown:
-            raise InvalidValue("--restored can be combined with only one of --sent, --failed and --resend")
+            raise InvalidValue(tr("--restored can be combined with only one of --sent, --failed and --resend"))
         _resume(context, chosen[0] if chosen else None, operator=operator, yes=yes)
         return
     if operator:
-        raise InvalidValue("--operator requires --restored")
+        raise InvalidValue(tr("--operator requires --restored"))
     if not chosen and not deliveries and not all_unknown:
         _show(context, service.list_unknown(context.store, context.actor))
         return
     if len(chosen) != 1:
-        raise InvalidValue("more than one outcome given" if chosen else "no outcome given", CHOOSE_ONE)
+        raise InvalidValue(tr("more than one outcome given") if chosen else tr("no outcome given"), CHOOSE_ONE)
     if bool(deliveries) == all_unknown:
         raise InvalidValue(
-            "--all cannot be combined with delivery IDs" if deliveries else "no deliveries given",
-            "use delivery IDs or --all",
+            tr("--all cannot be combined with delivery IDs") if deliveries else tr("no deliveries given"),
+            tr("use delivery IDs or --all"),
         )
     resolved = service.resolve(
         context.store,
@@ -91,7 +92,7 @@ def _show(context: Context, unknown: "Iterator[UnknownDelivery]") -> None:
         return
     parts = list(map(_render, unknown))
     context.out.draw(*parts)
-    context.out.note(NEXT_STEP if parts else "no unknown deliveries")
+    context.out.note(NEXT_STEP if parts else tr("no unknown deliveries"))
 
 
 def _render(delivery: "UnknownDelivery") -> "RenderableType":
@@ -123,10 +124,16 @@ def _resume(context: Context, decision: "Resolution | None", *, operator: bool, 
     actor = context.maintenance_actor(operator, Action.RESUME_SENDING)
     work = backups.held_work(context.store)
     if work is None:
-        raise Conflict("the store is not on hold")
-    context.out.note(f"{count_of(work.deliveries, 'email')} waiting, {count_of(work.due, 'mailing')} due")
+        raise Conflict(tr("the store is not on hold"))
+    context.out.note(
+        tr(
+            "{emails} waiting, {mailings} due",
+            emails=count_of(work.deliveries, "email"),
+            mailings=count_of(work.due, "mailing"),
+        )
+    )
     context.out.note(_effect(work, decision))
-    context.confirm("resume sending", yes=yes or not context.can_prompt())
+    context.confirm(tr("resume sending"), yes=yes or not context.can_prompt())
     resumed = backups.resume(context.store, actor, decision, require_consent=context.settings.delivery.require_consent)
     shown = None if context.out.json else [name for name, value in vars(resumed).items() if value]
     context.out.record(resumed, shown)

@@ -8,6 +8,7 @@ import typer
 
 from skychimp.cli.context import Context, Json, Operator, get_context
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.operations.backups import Restored
@@ -37,7 +38,7 @@ def restore(
     from skychimp.store import schema
 
     context = get_context(ctx, json)
-    shared.require_operator("restore the store")
+    shared.require_operator(tr("restore the store"))
     file = file.absolute()
     url, password = context.settings.store_url, context.settings.store.read_password()
     path = None if schema.is_on_server(url) else schema.store_path(url)
@@ -46,7 +47,7 @@ def restore(
     actor = context.maintenance_actor(operator or not exists, Action.RESTORE_STORE)
     backups.require_source(file, path)
     if exists and path is not None:
-        context.confirm(f"replace the store {path} and lose what was changed since the backup", yes=force)
+        context.confirm(tr("replace the store {path} and lose what was changed since the backup", path=path), yes=force)
     context.close()
     with context.out.progress("copying", 100) as report_progress:
         done = backups.restore(
@@ -72,23 +73,34 @@ def _token(context: Context) -> str | None:
 
 def _explain(context: Context, done: "Restored") -> None:
     if done.made_at is not None:
-        context.out.note(f"users, passwords and roles are those of {done.made_at.astimezone():%Y-%m-%d %H:%M}")
+        context.out.note(
+            tr(
+                "users, passwords and roles are those of {astimezone:%Y-%m-%d %H:%M}",
+                astimezone=done.made_at.astimezone(),
+            )
+        )
     if done.ledger_kept:
-        context.out.note("emails sent since the backup count as sent")
+        context.out.note(tr("emails sent since the backup count as sent"))
     else:
-        context.out.note("emails sent since the backup are not known")
+        context.out.note(tr("emails sent since the backup are not known"))
     context.out.note(_explain_audit(done))
     if done.suppressions_kept is None:
-        context.out.note("suppressions added since the backup are not known")
+        context.out.note(tr("suppressions added since the backup are not known"))
     elif done.suppressions_kept:
-        context.out.note(f"{count_of(done.suppressions_kept, 'newer suppression')} kept")
-    context.out.note('the store is on hold and sends nothing; to release it, run "skychimp resolve --restored"')
+        context.out.note(
+            tr("{newer_suppressions} kept", newer_suppressions=count_of(done.suppressions_kept, "newer suppression"))
+        )
+    context.out.note(tr('the store is on hold and sends nothing; to release it, run "skychimp resolve --restored"'))
 
 
-def _explain_audit(done: "Restored") -> str:
+def _explain_audit(done: "Restored") -> Phrase:
     """Say what became of the audit trail's entries that are newer than the backup."""
     if done.audit_lost is None:
-        return "audit trail: entries since the backup are lost, their number is not known"
+        return tr("audit trail: entries since the backup are lost, their number is not known")
     if done.audit_lost:
-        return f"audit trail: {count_of(done.audit_lost, 'entry', 'entries')} of the replaced store lost"
-    return f"audit trail: {count_of(done.audit_kept, 'newer entry', 'newer entries')} kept"
+        return tr(
+            "audit trail: {entries} of the replaced store lost", entries=count_of(done.audit_lost, "entry", "entries")
+        )
+    return tr(
+        "audit trail: {newer_entries} kept", newer_entries=count_of(done.audit_kept, "newer entry", "newer entries")
+    )

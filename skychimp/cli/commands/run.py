@@ -20,6 +20,7 @@ from skychimp.cli.display.progress import ProgressReporter
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.delivery.sending.dispatcher import RunOptions
@@ -35,7 +36,7 @@ SHOWN = ("sent", "outbox", "deferred", "failed", "unknown", "expired", "replaced
 SHOWN_IF_ANY = ("outbox", "expired", "replaced", "waiting", "stopped")
 STOPPED_BY_HAND = ("interrupted", "terminated")
 """The reasons to stop of Ctrl-C and SIGTERM."""
-FORECAST_COLUMNS = {"mailing_id": "Mailing", "due_at": "Due", "email": "Email"}
+FORECAST_COLUMNS = {"mailing_id": tr("Mailing"), "due_at": tr("Due"), "email": tr("Email")}
 LEFT_OUT_COLUMNS = FORECAST_COLUMNS | {"left_out": "Reason"}
 
 
@@ -87,12 +88,16 @@ def run(
     context.is_unattended = True
     start_log(context, log_format)
     if dry_run and plan:
-        raise InvalidValue("--dry-run and --plan cannot be combined", "use one of them")
+        raise InvalidValue(tr("--dry-run and --plan cannot be combined"), tr("use one of them"))
     if from_outbox and (dry_run or plan):
         hint = run_hint("mailings", "log", "ID", "--status", "outbox", "--last")
-        raise InvalidValue("--from-outbox cannot be combined with --dry-run or --plan", f"{hint} to see them")
+        raise InvalidValue(
+            tr("--from-outbox cannot be combined with --dry-run or --plan"), tr("{hint} to see them", hint=hint)
+        )
     if list_ and not plan:
-        raise InvalidValue("--list needs --plan", "use --plan --list, or --dry-run to list who would get an email")
+        raise InvalidValue(
+            tr("--list needs --plan"), tr("use --plan --list, or --dry-run to list who would get an email")
+        )
     if dry_run or plan:
         is_list = list_ or dry_run or not context.out.on_terminal
         _show_forecast(context, _find(context, mailing), shows_left_out=plan, is_list=is_list, limit=limit)
@@ -111,7 +116,7 @@ def run(
     context.out.record(asdict(replace(summary(stats), from_outbox=taken)), shown)
     show_outbox_note(context, stats.outbox, others_sent=stats.sent > 0)
     if stats == RunStats():
-        context.out.note("nothing was due")
+        context.out.note(tr("nothing was due"))
     elif stats.unknown:
         context.out.next("resolve")
     if stats.stopped in STOPPED_BY_HAND:
@@ -134,14 +139,28 @@ def _queue_outbox(context: Context, mailing_id: int | None, limit: int | None) -
     from skychimp.services.mailings import outbox_mail
 
     taken = outbox_mail.queue_outbox(context.store, context.settings, mailing_id, limit)
-    context.out.note(f"{count_of(taken.queued, 'email')} queued from the outbox")
+    context.out.note(tr("{emails} queued from the outbox", emails=count_of(taken.queued, "email")))
     if taken.cancelled:
-        context.out.note(f"{count_of(taken.cancelled, 'email')} cancelled: suppressed, bad or deleted clients")
+        context.out.note(
+            tr("{emails} cancelled: suppressed, bad or deleted clients", emails=count_of(taken.cancelled, "email"))
+        )
     if taken.replaced:
-        context.out.note(f"{count_of(taken.replaced, 'email')} replaced: the clients have a newer one of the mailing")
+        context.out.note(
+            tr(
+                "{emails} replaced: the clients have a newer one of the mailing",
+                emails=count_of(taken.replaced, "email"),
+            )
+        )
     for left in taken.left:
         emails = count_of(left.emails, "email")
-        context.out.note(f"mailing {left.mailing_id}: {emails} left in the outbox: {left.reason}")
+        context.out.note(
+            tr(
+                "mailing {mailing_id}: {emails} left in the outbox: {reason}",
+                mailing_id=left.mailing_id,
+                emails=emails,
+                reason=left.reason,
+            )
+        )
     return taken
 
 
@@ -159,12 +178,12 @@ def send(context: Context, mailing_id: int | None = None, limit: int | None = No
         options = RunOptions(mailing_id, limit, join)
         stats = send_due(store, settings, options, _reporter(context, options, show_progress), context.out.warn)
     if stats.stopped and stats.stopped not in STOPPED_BY_HAND:
-        context.out.warn(f"stopped: {stats.stopped}")
+        context.out.warn(tr("stopped: {stopped}", stopped=stats.stopped))
         if stats.hint:
-            context.out.note(f"hint: {stats.hint}")
+            context.out.note(tr("hint: {hint}", hint=stats.hint))
     for mailing in stats.held:
-        context.out.warn(f"mailing {mailing.id} is held: {mailing.reason}")
-        context.out.note(f"hint: fix that, then {run_hint('mailings', 'enable', mailing.id)}")
+        context.out.warn(tr("mailing {id} is held: {reason}", id=mailing.id, reason=mailing.reason))
+        context.out.note(tr("hint: fix that, then {hint}", hint=run_hint("mailings", "enable", mailing.id)))
     return stats
 
 
@@ -191,11 +210,17 @@ def _monitored(context: Context) -> Iterator[Callable[[str], None]]:
         yield report_failure
 
 
-def how_to_go_on(stats: "RunStats", mailing_id: int | None) -> str:
+def how_to_go_on(stats: "RunStats", mailing_id: int | None) -> Phrase:
     """Return what a run did until a signal ended it, and the command that goes on."""
     waiting = stats.queued + stats.deferred + stats.waiting
     command = run_hint("run", *([] if mailing_id is None else ["--mailing", mailing_id]))
-    return f"{stats.stopped}: {count_of(stats.sent, 'email')} sent, {waiting:,} waiting; {command} to go on"
+    return tr(
+        "{stopped}: {emails} sent, {waiting:,} waiting; {command} to go on",
+        stopped=stats.stopped,
+        emails=count_of(stats.sent, "email"),
+        waiting=waiting,
+        command=command,
+    )
 
 
 def _tidy(context: Context, stats: "RunStats") -> None:
@@ -212,7 +237,7 @@ def _tidy(context: Context, stats: "RunStats") -> None:
             score_period=context.settings.inbound.soft_bounce_period,
         )
     except StoreFailed as error:
-        context.out.warn(f"cannot remove old records: {error.message}")
+        context.out.warn(tr("cannot remove old records: {message}", message=error.message))
 
 
 @dataclass(frozen=True)
@@ -274,7 +299,11 @@ def _show_other_run(context: Context, other: "OtherRun") -> None:
     zone = context.settings.mail.timezone
     since = other.started_at.astimezone(ZoneInfo(zone) if zone else None)
     context.out.note(
-        f"process {other.pid} is already sending this, since {since:%Y-%m-%d %H:%M:%S}; use --join to help it"
+        tr(
+            "process {pid} is already sending this, since {since:%Y-%m-%d %H:%M:%S}; use --join to help it",
+            pid=other.pid,
+            since=since,
+        )
     )
 
 
@@ -342,7 +371,9 @@ def _show_forecast(
         return
     if is_list:
         columns = LEFT_OUT_COLUMNS if shows_left_out else FORECAST_COLUMNS
-        context.out.rows(shown_rows(), columns, empty="no clients are left out" if shows_left_out else "nothing is due")
+        context.out.rows(
+            shown_rows(), columns, empty=tr("no clients are left out") if shows_left_out else tr("nothing is due")
+        )
     else:
         deque(shown_rows(), maxlen=0)
         context.out.text("\n".join(map(_in_words, totals.values())) or "nothing is due")
@@ -350,8 +381,8 @@ def _show_forecast(
         for total in totals.values():
             context.out.note(_in_words(total))
     if is_cut:
-        context.out.note("the other clients were not looked at, because of --limit")
-    context.out.note("nothing was sent")
+        context.out.note(tr("the other clients were not looked at, because of --limit"))
+    context.out.note(tr("nothing was sent"))
     if not is_list and any(total.left_out for total in totals.values()):
         context.out.next("run", "--plan", "--list")
 
@@ -386,12 +417,17 @@ class DueTotal:
         return {name: getattr(self, name) for name in names}
 
 
-def _in_words(total: DueTotal) -> str:
+def _in_words(total: DueTotal) -> Phrase:
     """Return `mailing 3, due 2026-12-01 09:00: 1,988 emails; left out: 12 suppressed, 3 bad address`."""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in total.reasons.most_common())
     emails = count_of(total.would_send, "email") if total.would_send or not total.remark else total.remark
     words = "; left out: ".join(filter(None, (emails, reasons)))
-    return f"mailing {total.mailing_id}, due {total.due_at.astimezone():%Y-%m-%d %H:%M}: {words}"
+    return tr(
+        "mailing {mailing_id}, due {astimezone:%Y-%m-%d %H:%M}: {words}",
+        mailing_id=total.mailing_id,
+        astimezone=total.due_at.astimezone(),
+        words=words,
+    )
 
 
 def _forecast_parts(

@@ -8,10 +8,11 @@ from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes
 from skychimp.cli.display.deletion import delete_all
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-COLUMNS = {"id": "ID", "name": "Name", "where": "Query"}
+COLUMNS = {"id": tr("ID"), "name": tr("Name"), "where": tr("Query")}
 SegmentName = Annotated[str, typer.Argument(metavar="SEGMENT", help="Segment name or ID.", show_default=False)]
 SegmentNames = Annotated[
     list[str], typer.Argument(metavar="SEGMENT...", help="Segment names or IDs.", show_default=False)
@@ -49,7 +50,7 @@ def list_(
 
     context = get_context(ctx, json)
     rows = segments.list_segments(context.store, context.actor, list_options(limit, offset, search, sort))
-    none_yet = f"no segments yet; {run_hint('segments', 'create', '--help')}"
+    none_yet = tr("no segments yet; {hint}", hint=run_hint("segments", "create", "--help"))
     context.out.rows(rows, COLUMNS, noun="segment", empty=none_yet, is_filtered=search is not None)
 
 
@@ -72,7 +73,7 @@ def update(
 
     context = get_context(ctx, json)
     if name is None and where is None:
-        raise InvalidValue("nothing to change", "use --name or --where")
+        raise InvalidValue(tr("nothing to change"), tr("use --name or --where"))
     timezone = context.settings.mail.read_timezone()
     changed = segments.change(context.store, context.actor, segment, timezone, new_name=name, where=where)
     _show(context, changed.name)
@@ -102,4 +103,4 @@ def _show(context: Context, name: str) -> None:
     shown = segments.show(context.store, context.actor, name, context.settings.mail.read_timezone())
     context.out.record(shown)
     if shown.problem is not None:
-        context.out.warn(f"segment {shown.name} chooses nobody: {shown.problem}")
+        context.out.warn(tr("segment {name} chooses nobody: {problem}", name=shown.name, problem=shown.problem))

@@ -10,6 +10,7 @@ import typer
 from skychimp.cli import interrupts
 from skychimp.cli.context import Context, LogFormat, get_context
 from skychimp.errors import ConfigError, InvalidValue
+from skychimp.translation import tr
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -42,7 +43,7 @@ def serve(
         context.overrides["web.listen"] = listen
     _require_packages()
     if site is not None and not site.is_dir():
-        raise InvalidValue(f"{site} is not a folder", 'make one with "skychimp blog build DIR"')
+        raise InvalidValue(tr("{site} is not a folder", site=site), tr('make one with "skychimp blog build DIR"'))
     _warn(context)
     if _serve(context, site) == signal.SIGINT:
         raise typer.Exit(interrupts.STATUS)
@@ -70,10 +71,10 @@ def _require_packages() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        message = "serve needs the Python packages starlette and uvicorn, which are not installed"
-        raise ConfigError(message, "run \"pip install 'skychimp[web]'\"") from None
+        message = tr("serve needs the Python packages starlette and uvicorn, which are not installed")
+        raise ConfigError(message, tr("run \"pip install 'skychimp[web]'\"")) from None
 
 
 def _warn(context: Context) -> None:
     if context.settings.web.url is None:
-        context.out.warn("warning: web.url is not set; no email has a link to this server")
+        context.out.warn(tr("warning: web.url is not set; no email has a link to this server"))

@@ -13,6 +13,7 @@ from skychimp.cli.commands.service_web import web
 from skychimp.cli.context import Json, get_context
 from skychimp.cli.display.missing_variables import PASSWORD_FILES, warn_of_missing_variables
 from skychimp.cli.output_file import Force, write_generated_files
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -42,10 +43,10 @@ def systemd(
     if folder is not None:
         texts = {unit.name: unit.text for unit in units}
         write_generated_files(context, folder, texts, comment="#", force=force)
-        context.out.note(f"wrote {', '.join(unit.name for unit in units)} to {folder}")
-        context.out.note("next: systemctl daemon-reload && systemctl enable --now skychimp.service")
-        context.out.note("or without a daemon: systemctl enable --now skychimp-run.timer")
-        context.out.note("for unsubscribe links: systemctl enable --now skychimp-web.service")
+        context.out.note(tr("wrote {units} to {folder}", units=", ".join(unit.name for unit in units), folder=folder))
+        context.out.note(tr("next: systemctl daemon-reload && systemctl enable --now skychimp.service"))
+        context.out.note(tr("or without a daemon: systemctl enable --now skychimp-run.timer"))
+        context.out.note(tr("for unsubscribe links: systemctl enable --now skychimp-web.service"))
     if json:
         context.out.record({unit.name: unit.text for unit in units})
     elif folder is None:

@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.context import Context, Json, Yes, get_context
 from skychimp.cli.display.missing_variables import PASSWORD_FILES, warn_of_missing_variables
 from skychimp.config import shared
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.installing.steps import Step
@@ -39,7 +40,7 @@ def install(ctx: typer.Context, user: User = False, yes: Yes = False, json: Json
     from skychimp.services.installing import crontab, systemd
 
     context = get_context(ctx, json)
-    shared.require_operator("set up services")
+    shared.require_operator(tr("set up services"))
     with_sender(context.settings)  # raises ConfigError without a sender: nothing could be sent
     _ = context.store  # raises StoreNotReady
     has_systemd = systemd.is_running()
@@ -58,7 +59,7 @@ def remove(ctx: typer.Context, user: User = False, yes: Yes = False, json: Json 
     from skychimp.services.installing import crontab, systemd
 
     context = get_context(ctx, json)
-    shared.require_operator("remove services")
+    shared.require_operator(tr("remove services"))
     has_systemd = systemd.is_running()
     steps = systemd.remove_steps(user=user) if has_systemd else crontab.remove_steps(context.settings)
     _perform(context, "remove the service", steps, yes=yes, by="systemd" if has_systemd else "cron")
@@ -84,6 +85,6 @@ def _warn_about_account(context: Context, user: bool) -> None:
 
     account = account_name(os.geteuid())
     if user and not systemd.is_lingering(account):
-        context.out.note("the service stops when you log out; to keep it running: loginctl enable-linger")
+        context.out.note(tr("the service stops when you log out; to keep it running: loginctl enable-linger"))
     elif not user and os.geteuid() == 0:
-        context.out.warn("warning: the service runs as root; an account of its own is safer")
+        context.out.warn(tr("warning: the service runs as root; an account of its own is safer"))

@@ -15,8 +15,9 @@ from skychimp.cli.context import Context, Json, get_context
 from skychimp.config import shared
 from skychimp.errors import ConfigError, InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
-EXAMPLE = "skychimp service sudoers --group team > skychimp.sudoers && visudo -cf skychimp.sudoers"
+EXAMPLE = tr("skychimp service sudoers --group team > skychimp.sudoers && visudo -cf skychimp.sudoers")
 
 _SUDOERS = """\
 # Lets others run Skychimp as {account}, and nothing else.
@@ -59,7 +60,7 @@ def _sudoers_text(groups: list[str], users: list[str]) -> str:
 def _sudoers_name(name: str, *, prefix: str = "") -> str:
     """Return the name of an account or, with the prefix `%`, of a group, as it is written in sudoers(5)."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ .@+-]*\$?", name) or name == "ALL":
-        raise InvalidValue(f"invalid name {shortened(name)}", "use the name of an account or a group")
+        raise InvalidValue(tr("invalid name {name}", name=shortened(name)), tr("use the name of an account or a group"))
     return f"{prefix}{name}" if re.fullmatch(r"[a-z_][a-z0-9_-]*", name) else f'"{prefix}{name}"'
 
 
@@ -69,7 +70,8 @@ def _sudoers_program() -> str:
     path = str(Path(program or sys.argv[0]).absolute())
     if program is None or not re.fullmatch(r"[A-Za-z0-9_/.+@~-]+", path):
         raise InvalidValue(
-            f"sudo cannot be given {shortened(path)} as the command", "install Skychimp so that its command is in PATH"
+            tr("sudo cannot be given {path} as the command", path=shortened(path)),
+            tr("install Skychimp so that its command is in PATH"),
         )
     return path
 
@@ -77,15 +79,17 @@ def _sudoers_program() -> str:
 def _require_shared() -> None:
     """Raise ConfigError unless this installation is shared. From here on, its config must say whether it is."""
     if not shared.is_shared():
-        hint = f"set service.shared = true in {shared.own_config_name()}"
-        raise ConfigError("sudo would let others use any settings: this installation is not shared", hint)
+        hint = tr("set service.shared = true in {own_config_name}", own_config_name=shared.own_config_name())
+        raise ConfigError(tr("sudo would let others use any settings: this installation is not shared"), hint)
     shared.remember_shared()
 
 
 def _warn_about_sudo(context: Context) -> None:
     """Warn if this installation is not safe to be run by others with sudo."""
     if os.geteuid() == 0:
-        context.out.warn("warning: this lets them run Skychimp as root; run it on an account that is for Skychimp only")
+        context.out.warn(
+            tr("warning: this lets them run Skychimp as root; run it on an account that is for Skychimp only")
+        )
     program = os.path.realpath(_sudoers_program())
     for path in (program, os.path.dirname(program)):
         with contextlib.suppress(OSError):
@@ -96,4 +100,4 @@ def _warn_about_place(context: Context, path: str) -> None:
     try:
         files.check_status(os.stat(path), path)
     except files.UnsafePlace as error:
-        context.out.warn(f"warning: {error}; install Skychimp where only root can change it")
+        context.out.warn(tr("warning: {error}; install Skychimp where only root can change it", error=error))

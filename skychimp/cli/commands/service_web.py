@@ -7,8 +7,9 @@ import typer
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError, InvalidValue
 from skychimp.text import has_control_character, shortened
+from skychimp.translation import tr
 
-EXAMPLE = "skychimp service web > /etc/nginx/snippets/skychimp.conf"
+EXAMPLE = tr("skychimp service web > /etc/nginx/snippets/skychimp.conf")
 
 
 def web(
@@ -35,7 +36,7 @@ def _grants(role: str) -> list[str]:
     from skychimp.store import web_rights
 
     if not role or has_control_character(role):
-        raise InvalidValue(f"invalid name {shortened(role)}", "use the name of a role")
+        raise InvalidValue(tr("invalid name {role}", role=shortened(role)), tr("use the name of a role"))
     return web_rights.grants(role)
 
 
@@ -44,5 +45,5 @@ def _proxy_file(context: Context, server: str) -> str:
 
     settings = context.settings.web
     if settings.url is None:
-        raise ConfigError("web.url is not set", "set web.url to the public https URL for unsubscribe links")
+        raise ConfigError(tr("web.url is not set"), tr("set web.url to the public https URL for unsubscribe links"))
     return (proxy_files.caddy if server == "caddy" else proxy_files.nginx)(settings.url, settings)

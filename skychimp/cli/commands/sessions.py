@@ -7,11 +7,12 @@ import typer
 
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {
-    "id": "ID", "created_at": "Created", "last_used_at": "Last used", "ends_at": "Ends", "current": "This one",
+    "id": tr("ID"), "created_at": tr("Created"), "last_used_at": tr("Last used"), "ends_at": tr("Ends"), "current": tr("This one"),
 }  # fmt: skip
 
 
@@ -39,8 +40,8 @@ def end(
 
     context = get_context(ctx, json)
     if bool(session) == everything:
-        message = "ID and --all cannot be combined" if session else "no session selected"
-        raise InvalidValue(message, "use ID or --all")
+        message = tr("ID and --all cannot be combined") if session else tr("no session selected")
+        raise InvalidValue(message, tr("use ID or --all"))
     ended = own_sessions.end(context.store, context.actor, context.token, session or [], everything=everything)
     context.out.rows(ended, COLUMNS)
     if any(one.current for one in ended):
@@ -51,7 +52,7 @@ def _note_logged_out(context: Context) -> None:
     from skychimp.cli import saved_session
 
     if os.environ.get("SKYCHIMP_TOKEN"):
-        context.out.note("the session of $SKYCHIMP_TOKEN has ended too; unset the variable")
+        context.out.note(tr("the session of $SKYCHIMP_TOKEN has ended too; unset the variable"))
         return
     saved_session.remove(context.settings.store_url)
-    context.out.note("you are logged out")
+    context.out.note(tr("you are logged out"))

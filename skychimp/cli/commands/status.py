@@ -15,6 +15,7 @@ from skychimp.durations import format_ago, format_duration, parse_duration
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +30,7 @@ PATIENCE = timedelta(minutes=2)
 """How long due mail may wait until nobody seems to send it. Cron starts a run each minute."""
 
 _OTHER_RELAY_HINT = '"skychimp service cron" names the settings that only your environment has'
-_RELEASE = 'run "skychimp resolve --restored"'
+_RELEASE = tr('run "skychimp resolve --restored"')
 
 
 @app.command(epilog="skychimp status --watch\nskychimp status --max-age 2h || alert")
@@ -53,7 +54,7 @@ def status(
     interval_s = watch_interval_s(context, watch, interval)
     if interval_s is not None:
         if max_age is not None:
-            raise InvalidValue("--watch and --max-age cannot be combined", "use one of them")
+            raise InvalidValue(tr("--watch and --max-age cannot be combined"), tr("use one of them"))
         watch_screen(partial(_draw, context), interval_s)
         return
     longest = None if max_age is None else parse_duration(max_age)
@@ -74,8 +75,8 @@ def status(
         context.out.record(_in_words(context, current, for_person=context.out.on_terminal))
         show_outbox_note(context, current.outbox, others_sent=True)
     if difference := _other_relay(current.last_run, context.settings.relay):
-        context.out.warn(f"warning: {difference}")
-        context.out.note(f"hint: {_OTHER_RELAY_HINT}")
+        context.out.warn(tr("warning: {difference}", difference=difference))
+        context.out.note(tr("hint: {other_relay_hint}", other_relay_hint=_OTHER_RELAY_HINT))
     if problem is not None:
         context.out.warn(problem)
         raise typer.Exit(TOO_OLD)
@@ -96,7 +97,7 @@ def _draw(context: Context) -> "tuple[RenderableType, bool]":
     return (Group(table, Text(f"\n{advice}")) if advice else table), False
 
 
-def _in_words(context: Context, current: "Status", *, for_person: bool) -> dict[str, object]:
+def _in_words(context: Context, current: "Status", *, for_person: bool) -> dict[Phrase, object]:
     """Return what is shown. A person reads how long ago each time was."""
     uses_server = context.settings.mail.transport == "smtp"
     show = partial(_ago, now=current.as_of) if for_person else _local
@@ -116,12 +117,16 @@ def _in_words(context: Context, current: "Status", *, for_person: bool) -> dict[
     }
 
 
-def _advice(current: "Status") -> str:
+def _advice(current: "Status") -> Phrase:
     """Return what to do if due mail waits and nothing sends it, "" if all is well."""
     waiting = _unsent_for(current)
     if waiting is None:
-        return ""
-    return f"nothing is sending, although mail was due {format_ago(waiting)}; {run_hint('run')}"
+        return tr("")
+    return tr(
+        "nothing is sending, although mail was due {format_ago}; {hint}",
+        format_ago=format_ago(waiting),
+        hint=run_hint("run"),
+    )
 
 
 def _unsent_for(current: "Status") -> timedelta | None:
@@ -145,7 +150,7 @@ def _problem(current: "Status", longest: timedelta | None) -> str | None:
         hold = f"the store is on hold {current.held_reason}" if current.held else ""
         relay = f"mail server {_relay(current)}" if _relay(current) else ""
         mailing = f"mailing {current.held_mailings[0].id} is held" if current.held_mailings else ""
-        reason = hold or relay or mailing or "see the log of the daemon or of cron"
+        reason = hold or relay or mailing or tr("see the log of the daemon or of cron")
         return f"due mail has been waiting for more than {format_duration(longest)}: {reason}"
     return None
 

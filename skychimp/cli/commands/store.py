@@ -8,11 +8,18 @@ import typer
 
 from skychimp.cli.context import Json, Operator, Yes, get_context
 from skychimp.shell import command_line
+from skychimp.translation import tr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 HAS_FAULTS = 1
-COLUMNS = {"table": "Table", "fault": "Fault", "number": "Rows", "ids": "IDs", "remedy": "How to fix it"}
+COLUMNS = {
+    "table": tr("Table"),
+    "fault": tr("Fault"),
+    "number": tr("Rows"),
+    "ids": tr("IDs"),
+    "remedy": tr("How to fix it"),
+}
 
 
 @app.command(epilog="skychimp store check")
@@ -34,7 +41,7 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     elif faults:
         context.out.rows(faults, COLUMNS)
     else:
-        context.out.note("no damage found")
+        context.out.note(tr("no damage found"))
     if faults:
         raise typer.Exit(HAS_FAULTS)
 
@@ -78,7 +85,7 @@ def copy(
     from skychimp.services.operations import store_copy
 
     context = get_context(ctx, json)
-    shared.require_operator("copy the store")
+    shared.require_operator(tr("copy the store"))
     actor = context.maintenance_actor(operator, Action.BACK_UP_STORE)
     target, _ = sources.load_store_place({"store.url": url})
     password = StoreSettings(password_file=password_file).read_password() if password_file else None
@@ -92,8 +99,8 @@ def copy(
         )
     context.out.record(result, [name for name in vars(result) if json or name != "missing_images"])
     for name in result.missing_images:
-        context.out.warn(f"image file {name} is missing from the store and from the copy")
-    context.out.note("the copy is on hold. Stop sending from the old store first, then release it:")
+        context.out.warn(tr("image file {name} is missing from the store and from the copy", name=name))
+    context.out.note(tr("the copy is on hold. Stop sending from the old store first, then release it:"))
     context.out.note(f"  {command_line('skychimp', '--store', url, 'resolve', '--restored', '--resend')}")
 
 
@@ -109,7 +116,7 @@ def rotate_key(ctx: typer.Context, operator: Operator = False, yes: Yes = False,
     from skychimp.services.operations import token_key
 
     context = get_context(ctx, json)
-    shared.require_operator("replace the key")
+    shared.require_operator(tr("replace the key"))
     actor = context.maintenance_actor(operator, Action.ROTATE_LINK_KEY)
-    context.confirm("replace the key of unsubscribe links", yes=yes)
+    context.confirm(tr("replace the key of unsubscribe links"), yes=yes)
     context.out.record(token_key.replace(context.store, actor))

@@ -25,6 +25,7 @@ from skychimp.cli.output_file import Force, open_output_file
 from skychimp.errors import InvalidValue, NotFound
 from skychimp.shell import run_hint
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.permissions import Actor
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {
-    "address": "Address", "reason": "Reason", "topic": "Topic", "source": "Source", "at": "Since", "note": "Note",
+    "address": tr("Address"), "reason": tr("Reason"), "topic": tr("Topic"), "source": tr("Source"), "at": tr("Since"), "note": tr("Note"),
 }  # fmt: skip
 ERASED = "(erased)"
 
@@ -76,9 +77,9 @@ def add(
     added = suppressions.add(context.store, actor, new, topic=topic, everywhere=everywhere)
     _show(context, added.suppressions)
     for each in added.unchanged:
-        context.out.note(f"{each.address} was already {suppressions.why(each)}")
+        context.out.note(tr("{address} was already {why}", address=each.address, why=suppressions.why(each)))
     if added.cancelled:
-        context.out.note(f"{count_of(added.cancelled, 'waiting email')} cancelled")
+        context.out.note(tr("{waiting_emails} cancelled", waiting_emails=count_of(added.cancelled, "waiting email")))
 
 
 @app.command("list", epilog="skychimp suppressions list --reason complaint --sort -at")
@@ -110,7 +111,7 @@ def list_(
         listed if context.out.json else listed.map(_shown),
         shown,
         noun="suppression",
-        empty="no suppressions",
+        empty=tr("no suppressions"),
         optional=() if columns else ("note", "source"),
         is_filtered=is_filtered,
     )
@@ -131,7 +132,8 @@ def show(
     found = suppressions.find_covering(context.store, context.actor, suppression)
     if not found:
         raise NotFound(
-            f"{suppressions.parse_target(suppression).email} is not suppressed", run_hint("suppressions", "list")
+            tr("{email} is not suppressed", email=suppressions.parse_target(suppression).email),
+            run_hint("suppressions", "list"),
         )
     columns = COLUMNS | {"everywhere": "Everywhere"}
     context.out.rows(found if context.out.json else map(_shown, found), columns, optional=("note", "source"))
@@ -160,14 +162,14 @@ def remove(
     suppressions.require_all(context.store, actor, suppression, topic=topic, everywhere=everywhere)
     names = [suppressions.parse_target(target).email for target in suppression]
     who = names[0] if len(names) == 1 else count_of(len(names), "address", "addresses")
-    context.confirm(f"let {who} get email again", yes=yes)
+    context.confirm(tr("let {who} get email again", who=who), yes=yes)
     removed = suppressions.remove(context.store, actor, suppression, topic=topic, everywhere=everywhere)
     _show(context, removed)
     if everywhere:
         return
     for name in names:
         for each in suppressions.find_covering(context.store, actor, name)[:1]:
-            context.out.note(f"{name} is still {suppressions.why(each)}")
+            context.out.note(tr("{name} is still {why}", name=name, why=suppressions.why(each)))
 
 
 @app.command(epilog="skychimp suppressions export suppressions.csv")
@@ -189,7 +191,7 @@ def export(
 
     context = get_context(ctx, json)
     if context.out.json and file == "-":
-        raise InvalidValue("--json needs an output file", run_hint("suppressions", "list", "--json"))
+        raise InvalidValue(tr("--json needs an output file"), run_hint("suppressions", "list", "--json"))
     actor = _actor(context, everywhere=everywhere, operator=operator)
     rows = suppressions.export(context.store, actor, topic=topic, everywhere=everywhere)
     if file == "-":
@@ -249,23 +251,27 @@ def import_(
                 actor,
                 suppression_files.read(opened, choice),
                 chosen,
-                on_rejected=lambda row: context.out.warn(f"line {row.line}: {row.reason}"),
+                on_rejected=lambda row: context.out.warn(tr("line {line}: {reason}", line=row.line, reason=row.reason)),
                 on_batch=lambda result: report(result.rows),
             )
     context.out.record(result, [name for name in vars(result) if name != "reasons"])
     if result.bad and not result.added + result.known + result.subscribed:
-        raise InvalidValue(f"no valid row in {file}", "fix the rows listed above")
+        raise InvalidValue(tr("no valid row in {file}", file=file), tr("fix the rows listed above"))
     _explain_import(context, result)
 
 
 def _explain_import(context: Context, result: "SuppressionImportResult") -> None:
     if result.added:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.reasons.items())
-        context.out.note(f"{count_of(result.added, 'suppression')} added ({reasons})")
+        context.out.note(
+            tr("{suppressions} added ({reasons})", suppressions=count_of(result.added, "suppression"), reasons=reasons)
+        )
     if result.subscribed:
         context.out.note(
-            f"{count_of(result.subscribed, 'row')} left out, as the file says that they get mail; "
-            "pass --ignore-column to suppress them, too"
+            tr(
+                "{rows} left out, as the file says that they get mail; pass --ignore-column to suppress them, too",
+                rows=count_of(result.subscribed, "row"),
+            )
         )
 
 
@@ -276,7 +282,7 @@ def _actor(context: Context, *, everywhere: bool, operator: bool) -> "Actor":
     if everywhere:
         return context.maintenance_actor(operator, Action.SUPPRESS_EVERYWHERE)
     if operator:
-        raise InvalidValue("--operator needs --everywhere", "log in to manage your own suppressions")
+        raise InvalidValue(tr("--operator needs --everywhere"), tr("log in to manage your own suppressions"))
     return context.actor
 
 

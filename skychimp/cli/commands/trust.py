@@ -11,13 +11,14 @@ import typer
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.errors import ConfigError, InvalidValue, NotFound
 from skychimp.shell import run_hint
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.config.trust import TrustedConfig
 
 app = typer.Typer(rich_markup_mode="rich")
 
-COLUMNS = {"path": "Config", "state": "State", "trusted_at": "Trusted at"}
+COLUMNS = {"path": tr("Config"), "state": tr("State"), "trusted_at": tr("Trusted at")}
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ def trust(
 
     context = get_context(ctx, json)
     if (file is not None) + show_list + (remove is not None) > 1:
-        raise InvalidValue("FILE, --list and --remove cannot be combined", "use one of them")
+        raise InvalidValue(tr("FILE, --list and --remove cannot be combined"), tr("use one of them"))
     if not show_list:
-        shared.require_operator('run "skychimp trust"')
+        shared.require_operator(tr('run "skychimp trust"'))
     if show_list:
-        context.out.rows(_rows(), COLUMNS, empty="no config is trusted")
+        context.out.rows(_rows(), COLUMNS, empty=tr("no config is trusted"))
     elif remove is not None:
         _remove(context, remove)
     else:
@@ -71,8 +72,8 @@ def _trust(context: Context, file: Path | None) -> None:
     path = (file or Path(FILE_NAME)).absolute()
     read = config_file.read_files(path)
     if read.config is None:
-        hint = f"{run_hint('--config', path, 'init', '--email', 'YOU@EXAMPLE.ORG')} to create it"
-        raise NotFound(f"config file {path} not found", hint)
+        hint = tr("{hint} to create it", hint=run_hint("--config", path, "init", "--email", "YOU@EXAMPLE.ORG"))
+        raise NotFound(tr("config file {path} not found", path=path), hint)
     settings = deciding_settings(sources.file_values(read))
     trusted = service.trust(read)
     record = {"path": str(trusted.path), "state": "trusted", "trusted_at": trusted.trusted_at}
@@ -84,7 +85,7 @@ def _remove(context: Context, file: Path) -> None:
 
     path = file.absolute()
     if not service.forget(path):
-        raise NotFound(f"{path} is not trusted", run_hint("trust", "--list"))
+        raise NotFound(tr("{path} is not trusted", path=path), run_hint("trust", "--list"))
     context.out.record({"path": str(path), "state": "removed"})
 
 

@@ -12,6 +12,7 @@ from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, get
 from skychimp.cli.display.values import write_json_object
 from skychimp.cli.options.columns import Columns, choose_columns
 from skychimp.cli.output_file import Force, open_output_file
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.users.users import UserInfo
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 COLUMNS = {
-    "id": "ID", "email": "Email", "name": "Name", "role": "Role", "verified_at": "Verified", "blocked_at": "Blocked",
+    "id": tr("ID"), "email": tr("Email"), "name": tr("Name"), "role": tr("Role"), "verified_at": tr("Verified"), "blocked_at": tr("Blocked"),
 }  # fmt: skip
 SHOWN_MAILINGS = 10
-TERMINAL_COLUMNS = {"id": "ID", "email": "Email", "name": "Name", "role": "Role", "state": "State"}
+TERMINAL_COLUMNS = {"id": tr("ID"), "email": tr("Email"), "name": tr("Name"), "role": tr("Role"), "state": tr("State")}
 """A table on a terminal has no room for two times."""
 
 RoleName = Literal["user", "manager", "editor", "admin"]
@@ -49,7 +50,7 @@ def list_(
     options = list_options(limit, offset, search, sort)
     listed = users.list_users(context.store, context.actor, options, Role(role) if role else None)
     is_filtered = search is not None or role is not None
-    empty = 'no users; anyone can run "skychimp register"'
+    empty = tr('no users; anyone can run "skychimp register"')
     if context.out.on_terminal and not json and columns is None:
         rows = listed.map(lambda user: SimpleNamespace(**vars(user), state=_state(user)))
         context.out.rows(rows, TERMINAL_COLUMNS, noun="user", empty=empty, is_filtered=is_filtered)
@@ -84,7 +85,9 @@ def block(
     blocked = users.block(context.store, context.actor, user, reason)
     context.out.record(blocked)
     _note_mailings(context, blocked.id, "stopped; emails that wait are sent after the user is unblocked")
-    context.out.note(f"to undo this: {shell.command('users', 'unblock', *shell.arguments(blocked.email))}")
+    context.out.note(
+        tr("to undo this: {command}", command=shell.command("users", "unblock", *shell.arguments(blocked.email)))
+    )
 
 
 @app.command()

@@ -9,6 +9,7 @@ from skychimp.cli import prompts
 from skychimp.cli.context import Context, Json, get_context
 from skychimp.cli.prompts import Code, Email, PasswordStdin
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
@@ -36,7 +37,7 @@ def verify(
 
     context = get_context(ctx, json)
     if code is not None and resend:
-        raise InvalidValue("CODE and --resend cannot be used together")
+        raise InvalidValue(tr("CODE and --resend cannot be used together"))
     address = prompts.read_email(context, email)
     if resend:
         _resend(context, address)
@@ -48,7 +49,7 @@ def verify(
 
     address = prompts.use_code(context, code, verify_with)
     context.out.record({"email": address, "verified": True})
-    context.out.note(f"next: {shell.command('login', '--email', address)}")
+    context.out.note(tr("next: {command}", command=shell.command("login", "--email", address)))
 
 
 def _resend(context: Context, address: str) -> None:
@@ -59,4 +60,4 @@ def _resend(context: Context, address: str) -> None:
     accounts.send_code(context.store, with_own_sender(context.settings), CodePurpose.VERIFY, address)
     context.out.record({"email": address})
     prompts.note_email_sent(context, address)
-    context.out.note(f"next: {shell.command('verify', '--email', address, 'CODE')}")
+    context.out.note(tr("next: {command}", command=shell.command("verify", "--email", address, "CODE")))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Json, get_context
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="rich")
 
 COLUMNS = {
-    "kind": "Kind", "mailing_id": "Mailing", "due_at": "Due", "status": "Status", "attempt": "Attempt", "at": "At",
-    "details": "Reply or reason", "queue_id": "Queue ID", "message_id": "Message-ID",
+    "kind": tr("Kind"), "mailing_id": tr("Mailing"), "due_at": tr("Due"), "status": tr("Status"), "attempt": tr("Attempt"), "at": tr("At"),
+    "details": tr("Reply or reason"), "queue_id": tr("Queue ID"), "message_id": tr("Message-ID"),
 }  # fmt: skip
 SUPPRESSED, CHOSEN, LEFT_OUT, COMING = "suppressed", "chosen", "left out", "coming"
 
@@ -142,10 +143,10 @@ def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
     for delivery in history.chosen:
         yield _delivery_part(delivery)
     if history.left_out:
-        yield charts.heading("Left out")
+        yield charts.heading(tr("Left out"))
         yield _mailing_table((_due_times(row), row.subject, row.mailing_id, row.reason) for row in history.left_out)
     if history.coming:
-        yield charts.heading("Next")
+        yield charts.heading(tr("Next"))
         yield _mailing_table(
             (_local_time(row.next_at), row.subject, row.mailing_id, _describe_next(row)) for row in history.coming
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from skychimp.errors import ConfigError
 from skychimp.shell import command
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.cli.output import Output
@@ -27,9 +28,23 @@ def decide(out: "Output", untrusted: "UntrustedConfig", *, can_ask: bool) -> boo
         return True
     instead = f"using {untrusted.instead}" if untrusted.instead else "using no config file"
     if untrusted.problem is None:
-        out.warn(f'{untrusted.path} is not trusted: {instead} (run "{command("trust")}" to trust it)')
+        out.warn(
+            tr(
+                '{path} is not trusted: {instead} (run "{command}" to trust it)',
+                path=untrusted.path,
+                instead=instead,
+                command=command("trust"),
+            )
+        )
     else:
-        out.warn(f"{untrusted.path} is not trusted: {instead} ({untrusted.problem})")
+        out.warn(
+            tr(
+                "{path} is not trusted: {instead} ({problem})",
+                path=untrusted.path,
+                instead=instead,
+                problem=untrusted.problem,
+            )
+        )
     return False
 
 
@@ -52,4 +67,4 @@ def _ask(out: "Output", read: "ConfigFiles") -> bool:
     out.warn(f"{read.path} is not trusted yet. It sets{':' if values else ' no mail server and no store.'}")
     for name, value in values.items():
         out.warn(f"  {name} = {shortened(value, 200)}")
-    return out.ask(f"Trust {os.path.basename(read.path)}? [y/N]").lower() in ("y", "yes")
+    return out.ask(tr("Trust {basename}? [y/N]", basename=os.path.basename(read.path))).lower() in ("y", "yes")

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from skychimp.cli.context import Context
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 Object = TypeVar("Object")
 
@@ -27,7 +28,7 @@ def delete_all(
     """
     targets = [target for number, target in enumerate(targets) if target not in targets[:number]]
     what = describe(targets[0]) if len(targets) == 1 else count_of(len(targets), noun)
-    context.confirm(f"delete {what}", yes=yes)
+    context.confirm(tr("delete {what}", what=what), yes=yes)
     deleted: list[Object] = []
     try:
         deleted.extend(map(remove, targets))

@@ -12,6 +12,7 @@ from skychimp.cli.context import Context
 from skychimp.errors import ConfigError
 from skychimp.shell import command, run_hint
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
     from skychimp.store.clients.audience import AudienceCount
 
 COLUMNS = {
-    "id": "ID", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "start_at": "Start", "end_at": "End", "next_at": "Next", "name": "Name", "progress": "Progress",
+    "id": tr("ID"), "subject": tr("Subject"), "every": tr("Every"), "status": tr("Status"), "disabled": tr("Disabled"),
+    "start_at": tr("Start"), "end_at": tr("End"), "next_at": tr("Next"), "name": tr("Name"), "progress": tr("Progress"),
 }  # fmt: skip
 OPTIONAL_COLUMNS = ("start_at", "end_at", "name")
 """Columns that a narrow terminal leaves out."""
 
 MANAGER_COLUMNS = {
-    "id": "ID", "owner": "Owner", "subject": "Subject", "every": "Every", "status": "Status", "disabled": "Disabled",
-    "owner_blocked": "Owner blocked", "next_at": "Next", "name": "Name", "progress": "Progress",
+    "id": tr("ID"), "owner": tr("Owner"), "subject": tr("Subject"), "every": tr("Every"), "status": tr("Status"), "disabled": tr("Disabled"),
+    "owner_blocked": tr("Owner blocked"), "next_at": tr("Next"), "name": tr("Name"), "progress": tr("Progress"),
 }  # fmt: skip
-DUE_TIME_COLUMNS = {"due_at": "UTC", "local": "Local", "note": "Note"}
+DUE_TIME_COLUMNS = {"due_at": tr("UTC"), "local": tr("Local"), "note": tr("Note")}
 NO_MAILINGS = 'no mailings yet; run "skychimp mailings create --help"'
-SKIPPED_NOTE = "skipped: there was no new post"
+SKIPPED_NOTE = tr("skipped: there was no new post")
 
 _MINUTE_FORMAT = "%Y-%m-%d %H:%M"
 _NAMES_OF_UTC = ("UTC", "Etc/UTC")
@@ -108,7 +109,11 @@ def canary_in_words(mailing: "MailingInfo") -> str:
     if mailing.canary is not None and mailing.canary_wait is not None:
         size = mailing.canary
         first = f"{size} of the clients" if size.endswith("%") else count_of(int(size), "client")
-        words = f"{first} first, the others {format_duration(mailing.canary_wait)} later"
+        words = tr(
+            "{first} first, the others {format_duration} later",
+            first=first,
+            format_duration=format_duration(mailing.canary_wait),
+        )
     return "; ".join(filter(None, (words, _waits_until(mailing))))
 
 
@@ -134,8 +139,14 @@ def note_canary(context: Context, mailing: "MailingInfo", counted: "AudienceCoun
         rate = context.settings.delivery.canary_failure_rate
         wait = format_duration(mailing.canary_wait)
         context.out.note(
-            f"{first:,} of them first; the other {others:,} after {wait}, "
-            f"unless more than {rate:.0%} of the first emails fail"
+            tr(
+                "{first:,} of them first; the other {others:,} after {wait}, "
+                "unless more than {rate:.0%} of the first emails fail",
+                first=first,
+                others=others,
+                wait=wait,
+                rate=rate,
+            )
         )
 
 
@@ -164,7 +175,7 @@ def json_counts(counted: "AudienceCount") -> dict[str, Any]:
 def note_left_out(context: Context, counted: "AudienceCount") -> None:
     """Tell how many clients are left out, if any."""
     if left_out := left_out_in_words(counted):
-        context.out.note(f"left out: {left_out}")
+        context.out.note(tr("left out: {left_out}", left_out=left_out))
 
 
 def show_mailings(
@@ -183,7 +194,7 @@ def show_mailings(
 def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterable[DueTime]") -> None:
     """Show the coming due times of a mailing, in UTC and in its own time zone if that is another one."""
     zone = ZoneInfo(mailing.timezone)
-    digest_note = "skipped when there is no new post" if mailing.digest else ""
+    digest_note = tr("skipped when there is no new post") if mailing.digest else ""
     is_for_person = _is_for_person(context)
     rows = []
     for due in due_times:
@@ -198,7 +209,9 @@ def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterabl
     columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
     if is_for_person and mailing.timezone in _NAMES_OF_UTC:
         del columns["local"]
-    context.out.rows(rows, columns, empty=f"no more due times: {_why_none_is_due(mailing)}")
+    context.out.rows(
+        rows, columns, empty=tr("no more due times: {why_none_is_due}", why_none_is_due=_why_none_is_due(mailing))
+    )
 
 
 def _why_none_is_due(mailing: "MailingInfo") -> str:
@@ -209,18 +222,24 @@ def _why_none_is_due(mailing: "MailingInfo") -> str:
     return f"it ends {mailing.end_at.astimezone(ZoneInfo(mailing.timezone)):{_MINUTE_FORMAT}} {mailing.timezone}"
 
 
-def next_step(mailing: "MailingInfo") -> str:
+def next_step(mailing: "MailingInfo") -> Phrase:
     """Return a note on when the mailing is sent next, and what to do for it."""
     if mailing.disabled:
-        return f"disabled; {run_hint('mailings', 'enable', mailing.id)} to enable it"
+        return tr("disabled; {hint} to enable it", hint=run_hint("mailings", "enable", mailing.id))
     if mailing.held is not None:
-        return f"held: {mailing.held}; fix that, then {run_hint('mailings', 'enable', mailing.id)}"
+        return tr(
+            "held: {held}; fix that, then {hint}", held=mailing.held, hint=run_hint("mailings", "enable", mailing.id)
+        )
     if mailing.canary_until is not None:
-        return f'{_waits_until(mailing)}; then sent by the daemon or "{command("run")}"'
+        return tr(
+            '{waits_until}; then sent by the daemon or "{command}"',
+            waits_until=_waits_until(mailing),
+            command=command("run"),
+        )
     if mailing.next_at is None:
         return sent_next((mailing.deliveries or 0) - (mailing.done or 0)) or _why_complete(mailing)
     if mailing.next_at <= datetime.now(UTC):
-        return 'due now; run "skychimp run" to send it'
+        return tr('due now; run "skychimp run" to send it')
     local = mailing.next_at.astimezone(ZoneInfo(mailing.timezone))
     return f'next due {local:{_MINUTE_FORMAT}} {mailing.timezone}; sent by the daemon or "{command("run")}"'
 
@@ -232,9 +251,17 @@ def _why_complete(mailing: "MailingInfo") -> str:
     return "nothing left to send"
 
 
-def sent_next(waiting: int) -> str:
+def sent_next(waiting: int) -> Phrase:
     """Return what sends the emails that wait, "" if there are none."""
-    return f'{count_of(waiting, "email")} waiting; sent by the daemon or "{command("run")}"' if waiting else ""
+    return (
+        tr(
+            '{emails} waiting; sent by the daemon or "{command}"',
+            emails=count_of(waiting, "email"),
+            command=command("run"),
+        )
+        if waiting
+        else ""
+    )
 
 
 def relative_time(at: datetime, timezone: str, default_timezone: str, now: datetime) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from skychimp.cli.context import Context
+from skychimp.translation import tr
 
 PASSWORD_FILES = ("smtp.password_file", "store.password_file", "inbound.password_file")
 """Settings that the units of the system carry."""
@@ -18,7 +19,7 @@ def warn_of_missing_variables(context: Context, carried: Sequence[str] = ()) -> 
     names = [sources.variable(each) for each in sources.only_in_environment(context.settings) if each not in carried]
     lines = [f"{name} is only in your environment; the service does not have it" for name in names]
     for line in lines:
-        context.out.warn(f"warning: {line}")
+        context.out.warn(tr("warning: {line}", line=line))
     if lines:
         config = context.settings.config_file
         context.out.note(f"hint: set {'it' if len(lines) == 1 else 'them'} in {config or 'a config file'}")

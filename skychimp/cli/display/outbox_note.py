@@ -2,6 +2,7 @@
 
 from skychimp.cli.context import Context
 from skychimp.shell import run_hint
+from skychimp.translation import Phrase, tr
 
 
 def show_outbox_note(context: Context, written: int, *, others_sent: bool = False) -> None:
@@ -9,16 +10,18 @@ def show_outbox_note(context: Context, written: int, *, others_sent: bool = Fals
     if not written:
         return
     left = "they have not left this machine" if others_sent else "nothing has left this machine"
-    context.out.note(f"{written:,} written to the outbox; {left}")
-    context.out.note(f"hint: {how_to_send(context)}")
+    context.out.note(tr("{written:,} written to the outbox; {left}", written=written, left=left))
+    context.out.note(tr("hint: {how_to_send}", how_to_send=how_to_send(context)))
 
 
-def how_to_send(context: Context) -> str:
+def how_to_send(context: Context) -> Phrase:
     """Return what a person has to do, so that the emails in the outbox are sent."""
     run = run_hint("run", "--from-outbox")
     if context.settings.mail.transport == "smtp":
         return run
-    return f"{how_to_leave_the_outbox(context)}, then {run}"
+    return tr(
+        "{how_to_leave_the_outbox}, then {run}", how_to_leave_the_outbox=how_to_leave_the_outbox(context), run=run
+    )
 
 
 def how_to_leave_the_outbox(context: Context) -> str:

@@ -7,6 +7,7 @@ from skychimp.cli.display import charts
 from skychimp.cli.display.values import escape
 from skychimp.services.reporting.reports import counts_by_status, format_percent
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,10 +36,10 @@ def draw_report(report: "Report", width: int) -> "Iterator[RenderableType]":
     yield charts.bars(counts_by_status(report.counts), width - 40)
     if any(report.returned.values()):
         yield Text(f"came back after sending: {list_counts(report.returned)}", "red")
-    yield charts.heading("Bounces and complaints")
+    yield charts.heading(tr("Bounces and complaints"))
     yield from map(draw_rate, report.rates)
     if len(report.tries) > 1:
-        yield charts.heading("Attempts per email")
+        yield charts.heading(tr("Attempts per email"))
         tries = {count_of(attempts, "attempt"): deliveries for attempts, deliveries in report.tries.items()}
         yield charts.bars(tries, width - 40)
     yield charts.heading(_limited("Due times", "latest", MAX_OCCURRENCES, len(report.occurrences)))

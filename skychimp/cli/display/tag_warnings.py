@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from skychimp.cli.context import Context
+from skychimp.translation import tr
 
 
 def warn_of_unknown_tags(context: Context, tags: Sequence[str]) -> None:
@@ -13,4 +14,4 @@ def warn_of_unknown_tags(context: Context, tags: Sequence[str]) -> None:
 
     for tag, meant in find_unknown_tags(context.store, context.actor, tags):
         suggestion = f'; did you mean "{meant}"?' if meant else ""
-        context.out.warn(f'warning: no client has the tag "{tag}"{suggestion}')
+        context.out.warn(tr('warning: no client has the tag "{tag}"{suggestion}', tag=tag, suggestion=suggestion))

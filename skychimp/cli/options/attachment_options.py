@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.context import Context
 from skychimp.errors import ConfigError, InvalidValue
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.config.types import ByteSize
@@ -63,7 +64,10 @@ def _read_file(name: str, max_size: "ByteSize") -> "NewFile":
         with open_input_file(name) as file:
             data = file.read(max_size + 1)
     except OSError as error:
-        raise InvalidValue(f"cannot read {name}: {error.strerror}", "use the path of a readable file") from None
+        raise InvalidValue(
+            tr("cannot read {name}: {strerror}", name=name, strerror=error.strerror),
+            tr("use the path of a readable file"),
+        ) from None
     _require_size(name, data, max_size)
     return NewFile(name, data)
 
@@ -76,15 +80,20 @@ def _read_picture(text_file: str, max_size: "ByteSize", source: str) -> bytes:
         with open_beside(text_file, source) as file:
             data = file.read(max_size + 1)
     except OSError as error:
-        hint = f"put it into the folder of {text_file}, or use the https URL of the picture"
-        raise InvalidValue(f"cannot read the picture {source}: {error.strerror}", hint) from None
+        hint = tr("put it into the folder of {text_file}, or use the https URL of the picture", text_file=text_file)
+        raise InvalidValue(
+            tr("cannot read the picture {source}: {strerror}", source=source, strerror=error.strerror), hint
+        ) from None
     _require_size(source, data, max_size)
     return data
 
 
 def _require_size(name: str, data: bytes, max_size: "ByteSize") -> None:
     if len(data) > max_size:
-        raise InvalidValue(f"{name} is larger than {max_size}", "use a smaller file, or set mail.max_attachment_size")
+        raise InvalidValue(
+            tr("{name} is larger than {max_size}", name=name, max_size=max_size),
+            tr("use a smaller file, or set mail.max_attachment_size"),
+        )
 
 
 def attachments_folder(context: Context) -> "AttachmentsFolder":
@@ -106,9 +115,17 @@ def warn_of_missing_files(context: Context, mailing_id: int) -> None:
     )
     if not missing:
         return
-    context.out.warn(f"warning: {count_of(len(missing), 'email')} of mailing {mailing_id} would fail")
+    context.out.warn(
+        tr(
+            "warning: {emails} of mailing {mailing_id} would fail",
+            emails=count_of(len(missing), "email"),
+            mailing_id=mailing_id,
+        )
+    )
     for each in missing[:SHOWN_MISSING]:
         context.out.warn(f"  {each.email}: {each.reason}")
     if len(missing) > SHOWN_MISSING:
-        context.out.warn(f"  and {len(missing) - SHOWN_MISSING:,} more")
-    context.out.note(f"hint: add the files to {settings.mail.attachments_folder}")
+        context.out.warn(tr("  and {number:,} more", number=len(missing) - SHOWN_MISSING))
+    context.out.note(
+        tr("hint: add the files to {attachments_folder}", attachments_folder=settings.mail.attachments_folder)
+    )

@@ -7,6 +7,7 @@ import typer
 from skychimp.cli.context import Context
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.addresses import Rules
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from skychimp.services.clients.selection import Selection
 
 COLUMNS = {
-    "id": "ID", "email": "Email", "name": "Name", "tags": "Tags", "bad_reason": "Bad address",
-    "suppressed": "Suppressed",
+    "id": tr("ID"), "email": tr("Email"), "name": tr("Name"), "tags": tr("Tags"), "bad_reason": tr("Bad address"),
+    "suppressed": tr("Suppressed"),
 }  # fmt: skip
 
 FieldValues = Annotated[
@@ -47,9 +48,11 @@ def parse_fields(given: list[str] | None) -> dict[str, str]:
     for text in given or []:
         key, separator, value = text.partition("=")
         if not separator:
-            raise InvalidValue(f"{shortened(text)} is not KEY=VALUE", "use for example --field city=Berlin")
+            raise InvalidValue(
+                tr("{text} is not KEY=VALUE", text=shortened(text)), tr("use for example --field city=Berlin")
+            )
         if key in fields:
-            raise InvalidValue(f"the field {shortened(key)} is given twice", "name each field once")
+            raise InvalidValue(tr("the field {key} is given twice", key=shortened(key)), tr("name each field once"))
         fields[key] = value
     return fields
 
@@ -83,7 +86,7 @@ def warn_if_suppressed(context: Context, client: "ClientInfo") -> None:
     if client.suppressed is not None:
         found = suppressions.find_covering(context.store, context.actor, client.email)
         for each in found[:1]:
-            context.out.warn(f"{client.email} is {suppressions.why(each)}; it gets no email")
+            context.out.warn(tr("{email} is {why}; it gets no email", email=client.email, why=suppressions.why(each)))
 
 
 def suggest_message(context: Context) -> None:

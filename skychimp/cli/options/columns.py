@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.context import Context
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean, shortened
+from skychimp.translation import tr
 
 Columns = Annotated[
     str | None, typer.Option(help="Show these columns, such as id,email (not with --json).", metavar="NAMES")
@@ -23,13 +24,13 @@ def choose_columns(context: Context, chosen: str | None, default: Mapping[str, s
     if chosen is None:
         return default
     if context.out.json:
-        raise InvalidValue("--columns and --json cannot be combined", "JSON has all fields")
+        raise InvalidValue(tr("--columns and --json cannot be combined"), tr("JSON has all fields"))
     known = dict(default) | {
         field.name: field.name.replace("_", " ").capitalize() for field in fields(record) if field.name not in default
     }
     names = [name.strip().lower() for name in chosen.split(",")]
     for name in names:
         if name not in known:
-            hint = f"choose from: {', '.join(known)}"
-            raise InvalidValue(f"unknown column {shortened(name)}", did_you_mean(name, known) or hint)
+            hint = tr("choose from: {known}", known=", ".join(known))
+            raise InvalidValue(tr("unknown column {name}", name=shortened(name)), did_you_mean(name, known) or hint)
     return {name: known[name] for name in names}

@@ -7,6 +7,7 @@ import typer
 
 from skychimp.cli.context import Context
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.consents import GivenConsent
@@ -29,7 +30,9 @@ def read_consent(context: Context, wording: str | None, at: str | None, proof: s
     if wording is None:
         given = {"--consent-at": at, "--consent-proof": proof}
         if option := next((name for name, value in given.items() if value is not None), None):
-            raise InvalidValue(f"{option} needs --consent", "add --consent with what the client agreed to")
+            raise InvalidValue(
+                tr("{option} needs --consent", option=option), tr("add --consent with what the client agreed to")
+            )
         return None
     given_at = context.parse_past(at)
     return checked_consent(wording, given_at, proof or "", datetime.now(UTC))

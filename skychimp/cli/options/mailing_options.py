@@ -8,6 +8,7 @@ import typer
 from skychimp.cli.context import Context
 from skychimp.cli.display.mailing_view import note_canary, note_left_out
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.services.mailings.audience_input import Audience
@@ -147,11 +148,13 @@ def show_number_of_clients(
     if counted is None:
         counted = count_recipients(context, mailing.id)
     if counted.problem is not None:
-        context.out.warn(f"warning: {counted.problem}")
+        context.out.warn(tr("warning: {problem}", problem=counted.problem))
     elif counted.recipients:
-        context.out.note(f"mailing {mailing.id} goes to {count_of(counted.recipients, 'client')}")
+        context.out.note(
+            tr("mailing {id} goes to {clients}", id=mailing.id, clients=count_of(counted.recipients, "client"))
+        )
     else:
-        context.out.warn(f"warning: mailing {mailing.id} goes to no client")
+        context.out.warn(tr("warning: mailing {id} goes to no client", id=mailing.id))
     note_left_out(context, counted)
     note_canary(context, mailing, counted)
     return counted

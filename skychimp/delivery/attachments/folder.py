@@ -16,9 +16,10 @@ from skychimp.delivery.attachments import parts
 from skychimp.delivery.attachments.listing import AttachedFile
 from skychimp.errors import InvalidValue
 from skychimp.text import has_control_character, shortened
+from skychimp.translation import Phrase, tr
 
-NO_FOLDER = "mail.attachments_folder is not set"
-NO_FOLDER_HINT = "set mail.attachments_folder to the folder with the files"
+NO_FOLDER = tr("mail.attachments_folder is not set")
+NO_FOLDER_HINT = tr("set mail.attachments_folder to the folder with the files")
 
 _REASONS = {errno.ELOOP: "it is a link", errno.ENOTDIR: "its folder is a link or a file"}
 
@@ -84,25 +85,31 @@ class AttachmentsFolder:
     def _require_size(self, path: str, size: int) -> None:
         if size > self._max_size:
             limit = f"{self._max_size // 1000:,} kB (mail.max_attachment_size)"
-            raise FileUnavailable(f"cannot attach {shortened(path)}: with it, the files have more than {limit}")
+            raise FileUnavailable(
+                tr("cannot attach {path}: with it, the files have more than {limit}", path=shortened(path), limit=limit)
+            )
 
     @contextmanager
     def _open_file(self, path: str) -> Iterator[int]:
         if self._folder is None:
             raise FileUnavailable(NO_FOLDER, NO_FOLDER_HINT)
         if has_control_character(path):
-            raise FileUnavailable(f"cannot attach {shortened(path)}: the path has a control character")
+            raise FileUnavailable(tr("cannot attach {path}: the path has a control character", path=shortened(path)))
         try:
             with self._open() as folder:
                 descriptor = files.open_below(path, dir_fd=folder, check=files.check_status)
         except UnicodeError:
-            raise FileUnavailable(f"cannot attach {shortened(path)}: it is not valid Unicode") from None
+            raise FileUnavailable(tr("cannot attach {path}: it is not valid Unicode", path=shortened(path))) from None
         except OSError as error:
-            raise FileUnavailable(f"cannot attach {shortened(path)}: {_reason(error, path)}") from None
+            raise FileUnavailable(
+                tr("cannot attach {path}: {reason}", path=shortened(path), reason=_reason(error, path))
+            ) from None
         try:
             yield descriptor
         except OSError as error:
-            raise FileUnavailable(f"cannot attach {shortened(path)}: {_reason(error, path)}") from None
+            raise FileUnavailable(
+                tr("cannot attach {path}: {reason}", path=shortened(path), reason=_reason(error, path))
+            ) from None
         finally:
             os.close(descriptor)
 
@@ -123,8 +130,8 @@ def hash_files(own: Sequence[OwnFile]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _reason(error: OSError, path: Path | str) -> str:
+def _reason(error: OSError, path: Path | str) -> Phrase:
     if isinstance(error, files.UnsafePlace):
         return str(error.reason(path))
-    reason = _REASONS.get(error.errno or 0) or error.strerror or "unknown error"
+    reason = _REASONS.get(error.errno or 0) or error.strerror or tr("unknown error")
     return reason[:1].lower() + reason[1:]

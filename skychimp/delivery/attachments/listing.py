@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 NOTHING = "[]"
 """The list of a message without attachments."""
@@ -67,7 +68,7 @@ def parse(text: str) -> Attachments:
         if not all(map(_is_valid, files)) or not all(isinstance(path, str) for path in paths):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
-        raise InvalidValue("the list of attachments is damaged") from None
+        raise InvalidValue(tr("the list of attachments is damaged")) from None
     return Attachments(files, paths)
 
 

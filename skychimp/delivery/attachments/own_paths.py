@@ -5,11 +5,12 @@ from typing import Any
 from skychimp.delivery.composing.templates import TextTemplate, split_template
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 MAX_LENGTH = 1_000
 """Characters of a path, and of its template."""
 
-_HINT = 'run "skychimp help attachments"'
+_HINT = tr('run "skychimp help attachments"')
 
 
 class OwnPath:
@@ -17,16 +18,21 @@ class OwnPath:
 
     def __init__(self, source: str, values: dict[str, Any]) -> None:
         if len(source) > MAX_LENGTH:
-            raise InvalidValue(f"the path of the attachment is longer than {MAX_LENGTH:,} characters", _HINT)
+            raise InvalidValue(
+                tr("the path of the attachment is longer than {max_length:,} characters", max_length=MAX_LENGTH), _HINT
+            )
         self.template = TextTemplate(source, "path of the attachment", values, max_length=MAX_LENGTH)
         pieces = list(split_template(source))
         if any(not isinstance(piece, str) and not piece.is_output for piece in pieces):
-            raise InvalidValue(f"the path {shortened(source)} has a {{% %}} tag", "use only {{ }} in a path")
+            raise InvalidValue(
+                tr("the path {source} has a {{% %}} tag", source=shortened(source)), tr("use only {{ }} in a path")
+            )
         self._slashes = sum(piece.count("/") for piece in pieces if isinstance(piece, str))
         folders = source.split("/")
         if source.startswith("/") or ".." in folders:
             raise InvalidValue(
-                f"the path {shortened(source)} leads out of mail.attachments_folder", "use a path inside of that folder"
+                tr("the path {source} leads out of mail.attachments_folder", source=shortened(source)),
+                tr("use a path inside of that folder"),
             )
 
     def render(self) -> str:
@@ -36,5 +42,7 @@ class OwnPath:
         """
         path = self.template.render()
         if path.count("/") != self._slashes:
-            raise InvalidValue(f"the path {shortened(path)} has a slash that is not in its template", _HINT)
+            raise InvalidValue(
+                tr("the path {path} has a slash that is not in its template", path=shortened(path)), _HINT
+            )
         return path

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from skychimp.delivery.attachments.listing import AttachedFile, Attachments
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from mimetypes import MimeTypes
@@ -150,7 +151,9 @@ def _joined_parts(files: Sequence[AttachedFile], contents: Mapping[str, bytes], 
     for file in files:
         content = contents.get(file.sha256)
         if content is None:
-            raise InvalidValue(f"the content of {file.name} is missing or damaged", "attach the file again")
+            raise InvalidValue(
+                tr("the content of {name} is missing or damaged", name=file.name), tr("attach the file again")
+            )
         content_id = file.content_id if file.source else ""
         pieces += [b"\r\n--%b\r\n" % boundary, encode(file.name, file.type, content, content_id=content_id)]
     return pieces

@@ -28,6 +28,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import MAX_VALUE_LENGTH, Field, FieldValue, find_field, unknown_field
 from skychimp.models import Format
 from skychimp.text import MAX_COMMENT_LENGTH, MAX_NAME_LENGTH, MAX_TAG_LENGTH, MAX_TAGS, folded
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.field_uses import FieldUse
@@ -212,7 +213,7 @@ class Composer:
         if date is not None and date != self._date:  # most emails have the date of the one before
             self._date, self._date_header = date, _date_header(date)
         if len(to.comment) > MAX_COMMENT_LENGTH or len(to.name) > MAX_NAME_LENGTH:  # a damaged store
-            raise InvalidValue("the client's name or comment is too long")
+            raise InvalidValue(tr("the client's name or comment is too long"))
         to = self._show(to, token)
         body = self._prepared_body
         prepared = None if body is None else body.fill(to)
@@ -231,7 +232,7 @@ class Composer:
                 )
             )
         except UnicodeEncodeError:
-            raise InvalidValue("the email contains invalid Unicode (a lone surrogate)") from None
+            raise InvalidValue(tr("the email contains invalid Unicode (a lone surrogate)")) from None
         tail = self._frame.close(own_parts) if own_parts else self._tail
         return ComposedEmail(data, body is None or prepared is None or body.has_dots, tail)
 
@@ -322,10 +323,15 @@ def message_id(secret: bytes, delivery_id: int, domain: str) -> str:
 def require_sizes(content: MessageContent, *, extra: int = 0) -> None:
     """Raise InvalidValue if a template is too large. `extra` bytes are allowed for what was inserted into it."""
     if len(content.subject) > MAX_SUBJECT_LENGTH:
-        raise InvalidValue(f"the subject is longer than {MAX_SUBJECT_LENGTH:,} characters")
+        raise InvalidValue(
+            tr("the subject is longer than {max_subject_length:,} characters", max_subject_length=MAX_SUBJECT_LENGTH)
+        )
     for part, source, max_size in (("body", content.body, MAX_BODY_SIZE), ("HTML", content.html, MAX_HTML_SIZE)):
         if source and _size(source) > max_size + extra:
-            raise InvalidValue(f"the {part} is larger than {(max_size + extra) // 1000:,} kB", "make it shorter")
+            raise InvalidValue(
+                tr("the {part} is larger than {max_size:,} kB", part=part, max_size=(max_size + extra) // 1000),
+                tr("make it shorter"),
+            )
 
 
 def used_fields(content: MessageContent) -> Sequence[str]:
@@ -370,12 +376,12 @@ def check_content(content: MessageContent, fields: Collection[Field] = ()) -> No
     there are.
     """
     if not content.subject.strip():
-        raise InvalidValue("the subject is empty", "use --subject")
+        raise InvalidValue(tr("the subject is empty"), tr("use --subject"))
     require_sizes(content, extra=MAX_POSTS_SIZE)
     if content.format == Format.MARKDOWN:
         markdown.require_little_markup(content.body, "body")
     if mime.one_line(content.subject) != content.subject.strip():
-        raise InvalidValue("the subject contains a line break or a control character")
+        raise InvalidValue(tr("the subject contains a line break or a control character"))
     composer = Composer(
         content,
         sender="check@localhost",
@@ -390,14 +396,16 @@ def check_content(content: MessageContent, fields: Collection[Field] = ()) -> No
             composer.compose(recipient, "<check@localhost>")
             composer.own_paths(recipient)
         except InvalidValue as error:
-            hint = "use | default('...', true) for clients without a name or tags"
+            hint = tr("use | default('...', true) for clients without a name or tags")
             raise InvalidValue(error.message, error.hint or hint) from None
     for recipient in samples.largest:
         try:
             composer.compose(recipient, "<check@localhost>")
         except InvalidValue as error:
-            hint = error.hint or "make it shorter, or use client.comment and client.tags less often"
-            raise InvalidValue(f"{error.message}, for a client with a long comment and many tags", hint) from None
+            hint = error.hint or tr("make it shorter, or use client.comment and client.tags less often")
+            raise InvalidValue(
+                tr("{message}, for a client with a long comment and many tags", message=error.message), hint
+            ) from None
 
 
 def sample_recipients(composer: Composer, fields: Collection[Field]) -> SampleRecipients:

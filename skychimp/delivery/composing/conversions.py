@@ -9,6 +9,7 @@ from skychimp import markdown
 from skychimp.delivery.composing.markdown_text import MarkdownText, shown_link
 from skychimp.delivery.composing.templates import Expression, split_template
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from inscriptis.model.config import ParserConfig
@@ -46,7 +47,7 @@ def text_from_html(source: str) -> str:
     for too many tags.
     """
     if source.count("<") > MAX_TAGS:
-        raise InvalidValue("the HTML has too many tags for making a text part of it")
+        raise InvalidValue(tr("the HTML has too many tags for making a text part of it"))
     marked = MarkedTemplate(split_template(source))
     text = re.sub(r"\n{3,}", "\n\n", _without_trailing_spaces(_shown_text(marked.text, marked.mark)))
     text = re.sub(r"^--$", "-- ", text, flags=re.MULTILINE)  # a signature, whose space HTML does not show

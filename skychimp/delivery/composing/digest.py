@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from skychimp import markdown
 from skychimp.models import Format
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
@@ -73,5 +74,9 @@ def _as_markdown(post: PostSummary) -> str:
 
 
 def _as_html(post: PostSummary) -> str:
-    title = _quoted(post.title) if post.url is None else f'<a href="{post.url}">{_quoted(post.title)}</a>'
+    title = (
+        _quoted(post.title)
+        if post.url is None
+        else tr('<a href="{url}">{quoted}</a>', url=post.url, quoted=_quoted(post.title))
+    )
     return f"<h2>{title}</h2>" + (f"\n<p>{_quoted(post.excerpt)}</p>" if post.excerpt else "")

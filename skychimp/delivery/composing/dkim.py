@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -136,17 +137,19 @@ def load_key(pem: bytes, domain: str, selector: str) -> DkimKey:
     try:
         private = load_pem_private_key(pem, password=None)
     except TypeError:
-        raise InvalidValue("the private key has a passphrase", _MAKE_KEY) from None
+        raise InvalidValue(tr("the private key has a passphrase"), _MAKE_KEY) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise InvalidValue("it is not a private key in PEM format", _MAKE_KEY) from None
+        raise InvalidValue(tr("it is not a private key in PEM format"), _MAKE_KEY) from None
     if isinstance(private, RSAPrivateKey):
         if not MIN_RSA_BITS <= private.key_size <= MAX_RSA_BITS:
             limits = f"from {MIN_RSA_BITS:,} to {MAX_RSA_BITS:,} bits are allowed"
-            raise InvalidValue(f"the RSA key has {private.key_size:,} bits: {limits}", _MAKE_KEY)
+            raise InvalidValue(
+                tr("the RSA key has {key_size:,} bits: {limits}", key_size=private.key_size, limits=limits), _MAKE_KEY
+            )
         return DkimKey(domain, selector, private)
     if isinstance(private, Ed25519PrivateKey):
         return DkimKey(domain, selector, private)
-    raise InvalidValue("the private key is neither RSA nor Ed25519", _MAKE_KEY)
+    raise InvalidValue(tr("the private key is neither RSA nor Ed25519"), _MAKE_KEY)
 
 
 def make_key(*, rsa: bool) -> "PrivateKey":
@@ -197,7 +200,7 @@ def public_key(key: DkimKey) -> str:
     return base64.b64encode(data).decode()
 
 
-_MAKE_KEY = 'make a key with "skychimp dkim keygen"'
+_MAKE_KEY = tr('make a key with "skychimp dkim keygen"')
 _SIGNED_NAMES = tuple(name.lower().encode() for name in SIGNED_HEADERS)
 
 

@@ -9,6 +9,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import MAX_VALUE_LENGTH, Field, FieldValue, format_value
 from skychimp.models import FieldType
 from skychimp.text import folded
+from skychimp.translation import Phrase, tr
 
 _SAMPLES: Mapping[FieldType, FieldValue] = {
     FieldType.NUMBER: 12,
@@ -25,7 +26,7 @@ class FieldValues:
     def __init__(self, values: Mapping[str, FieldValue]) -> None:
         self._values = {folded(name): value for name, value in values.items()}
         if any(isinstance(value, str) and len(value) > MAX_VALUE_LENGTH for value in values.values()):
-            raise InvalidValue("a field of the client is too long")  # a damaged store
+            raise InvalidValue(tr("a field of the client is too long"))  # a damaged store
 
     def value(self, key: str) -> object:
         """Return a value that prints as it should. A missing one can only be tested, or get a default."""
@@ -85,5 +86,5 @@ class _Float(float):
         return format_value(float(self))
 
 
-def _reason(key: str) -> str:
-    return f"the client has no value for client.fields.{key}"
+def _reason(key: str) -> Phrase:
+    return tr("the client has no value for client.fields.{key}", key=key)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from skychimp import addresses
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 MAX_LINE_LENGTH = 998
 """Bytes of a line without its line end (RFC 5322, section 2.1.1)."""
@@ -50,7 +51,9 @@ def mailbox(name: str, address: str) -> bytes:
     with characters that have a meaning in a header.
     """
     if _FORBIDDEN_IN_ADDRESS.search(address) and not addresses.is_unusual(address):
-        raise InvalidValue(f"the address {shortened(address, addresses.MAX_LENGTH)} cannot be used in a header")
+        raise InvalidValue(
+            tr("the address {address} cannot be used in a header", address=shortened(address, addresses.MAX_LENGTH))
+        )
     if not address.isascii() and address.rpartition("@")[0].isascii():
         address = addresses.with_ascii_domain(address)
     encoded = addresses.in_protocol(address).encode()

@@ -40,6 +40,7 @@ from skychimp.delivery.composing.work_budget import (
 )
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean
+from skychimp.translation import tr
 
 ATTRIBUTES = {"client": ("email", "name", "comment", "tags", "fields"), "mailing": ("id",)}
 TEXTS = ("email", "name", "comment")
@@ -60,7 +61,7 @@ MAX_NODES = 5_000
 MAX_TOKENS = 8 * MAX_NODES
 """Words and signs in all expressions and comments. They are counted before the tree is made, which takes longer."""
 
-_HINT = 'run "skychimp help templates"'
+_HINT = tr('run "skychimp help templates"')
 _WORK_HINT = "use fewer filters on client.comment, and none in a loop"
 _READABLE = frozenset(name for names in ATTRIBUTES.values() for name in names)
 _DATE_FORMAT = re.compile(r"([^%]|%-?[aAbBdHIjmMpSyYZz]|%%)*")
@@ -154,7 +155,10 @@ class TextTemplate:
             pieces = self._in_batches(rendering) if self._may_be_long else list(rendering)
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             hint = _WORK_HINT if isinstance(error, TooMuchWork) else None
-            raise InvalidValue(f"the {self._field}, line {self._line(error)}: {_cut(str(error))}", hint) from None
+            raise InvalidValue(
+                tr("the {field}, line {line}: {cut}", field=self._field, line=self._line(error), cut=_cut(str(error))),
+                hint,
+            ) from None
         self._require_length(sum(map(len, pieces)))
         # Escaped values are Markup objects, which would escape again whatever is appended to them.
         return list(map(str, pieces)) if self._is_html else pieces
@@ -190,7 +194,13 @@ class TextTemplate:
 
     def _require_length(self, length: int) -> None:
         if length > self._max_length:
-            raise InvalidValue(f"the {self._field} has more than {self._max_length:,} characters after rendering")
+            raise InvalidValue(
+                tr(
+                    "the {field} has more than {max_length:,} characters after rendering",
+                    field=self._field,
+                    max_length=self._max_length,
+                )
+            )
 
     def _line(self, error: Exception) -> int:
         for frame, line in walk_tb(error.__traceback__):
@@ -292,14 +302,18 @@ def _compiled(
 ) -> _Compiled:
     """Check and compile a template. Raises InvalidValue."""
     if len(source) > MAX_LENGTH:
-        raise InvalidValue(f"the {field} is longer than {MAX_LENGTH:,} characters")
+        raise InvalidValue(
+            tr("the {field} is longer than {max_length:,} characters", field=field, max_length=MAX_LENGTH)
+        )
     if _SURROGATE.search(source):
-        raise InvalidValue(f"the {field} contains invalid Unicode (a lone surrogate)", "save it as UTF-8")
+        raise InvalidValue(
+            tr("the {field} contains invalid Unicode (a lone surrogate)", field=field), tr("save it as UTF-8")
+        )
     if _LONG_NUMBER.search(source) and "{" in source:  # Jinja2 needs 300 bytes of memory for each digit
-        raise InvalidValue(f"the {field} has a number that is too long")
+        raise InvalidValue(tr("the {field} has a number that is too long", field=field))
     try:
         if _has_too_many_tokens(source):
-            raise InvalidValue(f"the {field} has too many expressions")
+            raise InvalidValue(tr("the {field} has too many expressions", field=field))
         tree = environment.parse(source)
         _check(tree, frozenset(), MAX_DEPTH)
         if field not in _LONG_FIELDS:
@@ -312,17 +326,20 @@ def _compiled(
             tree = _Constant(POSTAL_ADDRESS, postal_address, is_html=environment.autoescape is True).visit(tree)
         kinds = list(map(type, tree.find_all(nodes.Node)))
         if len(kinds) > MAX_NODES:
-            raise InvalidValue(f"the {field} has too many expressions")
+            raise InvalidValue(tr("the {field} has too many expressions", field=field))
         segments = _segments(tree)
         if fields:
             tree = FieldLookups().visit(tree)
         count_work(tree)
         return _Compiled(environment.from_string(tree), kinds, segments, variables, fields, required)
     except TemplateSyntaxError as error:
-        raise InvalidValue(f"the {field}, line {error.lineno}: {_cut(error.message or '')}", _HINT) from None
+        raise InvalidValue(
+            tr("the {field}, line {lineno}: {cut}", field=field, lineno=error.lineno, cut=_cut(error.message or "")),
+            _HINT,
+        ) from None
     except (RecursionError, ValueError):  # thousands of parentheses, or integers of thousands of digits
         raise InvalidValue(
-            f"the {field} has an expression that is nested too deeply, or a number that is too long"
+            tr("the {field} has an expression that is nested too deeply, or a number that is too long", field=field)
         ) from None
 
 
@@ -338,9 +355,9 @@ def _has_too_many_tokens(source: str) -> bool:
 
 def _check(node: nodes.Node, loop_names: frozenset[str], depth: int) -> None:
     if not depth:
-        raise _syntax_error(node, "the template is nested too deeply")
+        raise _syntax_error(node, tr("the template is nested too deeply"))
     if not isinstance(node, _ALLOWED_NODES):
-        raise _syntax_error(node, f"{type(node).__name__.lower()} is not allowed")
+        raise _syntax_error(node, tr("{lower} is not allowed", lower=type(node).__name__.lower()))
     if isinstance(node, nodes.Getattr):
         _check_attribute(node)
         return
@@ -360,49 +377,75 @@ def _check_name(node: nodes.Name, loop_names: frozenset[str]) -> None:
     if node.name in loop_names:
         return
     if node.name not in VARIABLES:
-        raise _syntax_error(node, f"unknown variable {node.name}{_suggestion(node.name, VARIABLES)}")
+        raise _syntax_error(
+            node,
+            tr("unknown variable {name}{suggestion}", name=node.name, suggestion=_suggestion(node.name, VARIABLES)),
+        )
     if node.name in ATTRIBUTES:
         example = f"{node.name}.{ATTRIBUTES[node.name][0]}"
-        raise _syntax_error(node, f"{node.name} is not a text; use one of its attributes such as {example}")
+        raise _syntax_error(
+            node,
+            tr("{name} is not a text; use one of its attributes such as {example}", name=node.name, example=example),
+        )
 
 
 def _check_line(tree: nodes.Template, field: str) -> None:
     for node in tree.find_all(nodes.Name):
         if node.name in (UNSUBSCRIBE_URL, POSTAL_ADDRESS):
-            raise _syntax_error(node, f"{node.name} cannot be used in the {field}, only in the body")
+            raise _syntax_error(
+                node, tr("{name} cannot be used in the {field}, only in the body", name=node.name, field=field)
+            )
 
 
 def _check_attribute(node: nodes.Getattr) -> None:
     if field_key(node) is not None:
         return
     if isinstance(node.node, nodes.Name) and (node.node.name, node.attr) == ("client", "fields"):
-        raise _syntax_error(node, "client.fields needs the name of a field, such as client.fields.city")
+        raise _syntax_error(node, tr("client.fields needs the name of a field, such as client.fields.city"))
     owner = node.node.name if isinstance(node.node, nodes.Name) else ""
     attributes = ATTRIBUTES.get(owner, ())
     if node.attr not in attributes:
-        raise _syntax_error(node, f"unknown attribute {owner}.{node.attr}{_suggestion(node.attr, attributes)}")
+        raise _syntax_error(
+            node,
+            tr(
+                "unknown attribute {owner}.{attr}{suggestion}",
+                owner=owner,
+                attr=node.attr,
+                suggestion=_suggestion(node.attr, attributes),
+            ),
+        )
 
 
 def _check_filter(node: nodes.Filter) -> None:
     if node.name not in FILTERS:
-        raise _syntax_error(node, f"unknown filter {node.name}{_suggestion(node.name, FILTERS)}")
+        raise _syntax_error(
+            node, tr("unknown filter {name}{suggestion}", name=node.name, suggestion=_suggestion(node.name, FILTERS))
+        )
     if node.kwargs or node.dyn_args or node.dyn_kwargs or not all(map(_is_short, node.args)):
-        raise _syntax_error(node, f"filter arguments must be constants of at most {MAX_ARGUMENT_LENGTH} characters")
+        raise _syntax_error(
+            node,
+            tr(
+                "filter arguments must be constants of at most {max_argument_length} characters",
+                max_argument_length=MAX_ARGUMENT_LENGTH,
+            ),
+        )
     if node.name == "join" and not _is_tags(node.node):
-        raise _syntax_error(node, "join must be used with client.tags")
+        raise _syntax_error(node, tr("join must be used with client.tags"))
     if node.name == "date" and not _is_date(node.node):
-        raise _syntax_error(node, "date must be used with due_at or a field such as client.fields.birthday")
+        raise _syntax_error(node, tr("date must be used with due_at or a field such as client.fields.birthday"))
     if node.name == "date" and not (len(node.args) == 1 and _is_date_format(node.args[0])):
         raise _syntax_error(
-            node, "date needs a format such as '%d.%m.%Y %H:%M' (also %-d %-m %y %j %a %A %b %B %I %p %Z)"
+            node, tr("date needs a format such as '%d.%m.%Y %H:%M' (also %-d %-m %y %j %a %A %b %B %I %p %Z)")
         )
 
 
 def _loop_name(node: nodes.For, loop_names: frozenset[str]) -> str:
     if loop_names or node.recursive or not isinstance(node.target, nodes.Name) or not _is_tags(node.iter):
-        raise _syntax_error(node, "a for loop must be over client.tags, and not inside another one")
+        raise _syntax_error(node, tr("a for loop must be over client.tags, and not inside another one"))
     if node.target.name in VARIABLES:
-        raise _syntax_error(node, f"{node.target.name} is already a variable; use another name such as tag")
+        raise _syntax_error(
+            node, tr("{name} is already a variable; use another name such as tag", name=node.target.name)
+        )
     return node.target.name
 
 

@@ -8,10 +8,11 @@ from skychimp.durations import is_duration, parse_duration
 from skychimp.errors import InvalidValue
 from skychimp.text import shortened
 from skychimp.timezones import require_time_zone
+from skychimp.translation import tr
 
 FIRST_YEAR = 1970
 
-_HINT = "use now, +10m, 09:00, tomorrow 09:00, 2026-12-01 09:00, 2026-12-01T09:00+03:00 or 2026-12-01T09:00Z"
+_HINT = tr("use now, +10m, 09:00, tomorrow 09:00, 2026-12-01 09:00, 2026-12-01T09:00+03:00 or 2026-12-01T09:00Z")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T].*)?", re.ASCII)
 _DAY = re.compile(r"(today|tomorrow|yesterday|\d{4}-\d\d-\d\d)(?: (.+))?", re.ASCII)
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(?: ?([ap])m)?", re.ASCII)
@@ -50,8 +51,13 @@ def parse_local(text: str, timezone: str, now: datetime) -> datetime:
     local = to_local(at, timezone)
     if at > now and to_utc(local, timezone) != at:
         raise InvalidValue(
-            f"{shortened(text)} is the second {local:%H:%M} of that day in {timezone}; mailings use the first",
-            "use a time outside that hour, or a time zone without clock changes such as UTC",
+            tr(
+                "{text} is the second {local:%H:%M} of that day in {timezone}; mailings use the first",
+                text=shortened(text),
+                local=local,
+                timezone=timezone,
+            ),
+            tr("use a time outside that hour, or a time zone without clock changes such as UTC"),
         )
     return local
 
@@ -63,9 +69,17 @@ def _parse(text: str, timezone: str, now: datetime, *, is_past: bool = False) ->
     try:
         at = _read(text, timezone, now, is_past)
     except (ValueError, OverflowError):
-        raise InvalidValue(f"invalid time {shortened(text)}", _HINT) from None
+        raise InvalidValue(tr("invalid time {text}", text=shortened(text)), _HINT) from None
     if not FIRST_YEAR <= at.year <= LAST_YEAR:
-        raise InvalidValue(f"the year of {shortened(text)} is not between {FIRST_YEAR} and {LAST_YEAR}", _HINT)
+        raise InvalidValue(
+            tr(
+                "the year of {text} is not between {first_year} and {last_year}",
+                text=shortened(text),
+                first_year=FIRST_YEAR,
+                last_year=LAST_YEAR,
+            ),
+            _HINT,
+        )
     return at.replace(microsecond=0)
 
 

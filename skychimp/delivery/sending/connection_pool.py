@@ -19,6 +19,7 @@ from skychimp.delivery.sending.recorder import Recorder
 from skychimp.errors import ConfigError, OutboxFailed, RelayRefused, RelayUnavailable
 from skychimp.store import relay_pauses
 from skychimp.store.limits.connections import ConnectionSlots
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import Connection, Transport
 
 log = logging.getLogger("skychimp")
@@ -108,9 +109,9 @@ class ConnectionPool:
                 self._is_probing, self.limit = True, 1
         elif self.limit:
             self.limit, self._may_be_paused = 0, True
-            self._give_up(_paused(reason), 'run "skychimp doctor"')
+            self._give_up(_paused(reason), tr('run "skychimp doctor"'))
 
-    def pause(self, reason: str, hint: str) -> None:
+    def pause(self, reason: str, hint: Phrase) -> None:
         """Pause the relay until its settings change or the next probe is due: it takes no email, whatever the email."""
         if not self.limit:  # another connection has already paused it, and counts as the same probe
             return
@@ -127,10 +128,10 @@ class ConnectionPool:
             if self._is_probing:
                 self._is_probing, self.limit = False, self.max_connections
 
-    def lose_patience(self, refused_for_s: float, reason: str, hint: str) -> None:
+    def lose_patience(self, refused_for_s: float, reason: str, hint: Phrase) -> None:
         """Give up if the mail server has taken nothing for longer than `run.patience`."""
         if self._patience is not None and refused_for_s > self._patience.total_seconds():
-            self._give_up(f"the mail server takes no more email for now: {reason}", hint)
+            self._give_up(tr("the mail server takes no more email for now: {reason}", reason=reason), hint)
 
     # Connections
 
@@ -224,7 +225,7 @@ class ConnectionPool:
             if self._open_count:
                 return False
             if loop.time() >= gives_up_at:
-                self._give_up(_ALL_IN_USE, "try again later, or raise smtp.connections")
+                self._give_up(_ALL_IN_USE, tr("try again later, or raise smtp.connections"))
                 return False
             await self.sleep(min(SLOT_INTERVAL_S, gives_up_at - loop.time()))
             if self.is_stopping:
@@ -322,7 +323,7 @@ class _StoppedError(Exception):
     """The pool was stopped while it waited for the mail server."""
 
 
-_ALL_IN_USE = "other processes use all connections of smtp.connections"
+_ALL_IN_USE = tr("other processes use all connections of smtp.connections")
 
 
 def _content(read_file: Callable[[], object]) -> object:

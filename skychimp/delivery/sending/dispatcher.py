@@ -44,6 +44,7 @@ from skychimp.store.occurrences.canary import NOT_COUNTED, Judged
 from skychimp.store.occurrences.progress import NOTHING_READ
 from skychimp.store.occurrences.sweeping import NOTHING_LOOKED, Swept
 from skychimp.store.runs import RunLock
+from skychimp.translation import Phrase
 from skychimp.transport.interfaces import Transport
 
 log = logging.getLogger("skychimp")
@@ -99,7 +100,7 @@ class Dispatcher:
         self._sweeping: asyncio.Task[None] | None = None
         self._stoppable: tuple[ConnectionPool | Claims | Recorder, ...] = ()
 
-    def stop(self, reason: str, hint: str = "") -> None:
+    def stop(self, reason: str, hint: Phrase = "") -> None:
         """Start no more emails. Those in progress are finished."""
         if not self.stats.stopped:
             self.stats.stopped, self.stats.hint = reason, hint
@@ -211,7 +212,7 @@ class Dispatcher:
         """Sleep, but wake up when the dispatcher is stopped."""
         await self._pool.sleep(seconds)
 
-    def _give_up(self, reason: str, hint: str) -> None:
+    def _give_up(self, reason: str, hint: Phrase) -> None:
         """Handle that nothing can be sent now: a run ends, a daemon releases what it has claimed."""
         if not self.keeps_polling:
             self.stop(reason, hint)

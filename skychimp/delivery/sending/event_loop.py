@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from skychimp.errors import SkychimpError
+from skychimp.translation import tr
 
 MIN_OPEN_FILES = 32
 """The least limit of open files (RLIMIT_NOFILE), with which there can be one connection to the mail server."""
@@ -35,7 +36,12 @@ def require_open_files() -> None:
     limit = open_files_limit()
     if limit is not None and limit < MIN_OPEN_FILES:
         raise SkychimpError(
-            f"at most {limit} files may be open at once, but sending needs {MIN_OPEN_FILES}", 'run "ulimit -n 1024"'
+            tr(
+                "at most {limit} files may be open at once, but sending needs {min_open_files}",
+                limit=limit,
+                min_open_files=MIN_OPEN_FILES,
+            ),
+            tr('run "ulimit -n 1024"'),
         )
 
 

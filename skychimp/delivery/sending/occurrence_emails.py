@@ -36,6 +36,7 @@ from skychimp.store.ledger import ResultCounts
 from skychimp.store.occurrences import opening, stored_files
 from skychimp.store.queue import ClaimedDelivery
 from skychimp.text import count_of, shortened
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import OutgoingEmail
 
 _O = tables.occurrence
@@ -45,7 +46,7 @@ ALIKE_IN_A_ROW, ALIKE_IN_ALL = 5, 3
 """How many refusals in the same words are a pattern."""
 
 NO_LINK = "the message uses {{ unsubscribe_url }}, but neither web.url nor inbound.address is set"
-NO_LINK_HINT = "set web.url or inbound.address"
+NO_LINK_HINT = tr("set web.url or inbound.address")
 
 
 @dataclass
@@ -110,7 +111,7 @@ class OccurrenceEmails:
         """Return whether enough emails failed to disable the mailing."""
         return has_too_many_failures(self.failed, self.tried, policy)
 
-    def why_too_many_bounces(self, policy: RetryPolicy) -> str | None:
+    def why_too_many_bounces(self, policy: RetryPolicy) -> Phrase | None:
         """Return why the mailing is to be held for hard bounces, or None if it is not."""
         if self.may_bounce or self.is_stopped:
             return None
@@ -148,10 +149,10 @@ class OccurrenceEmails:
         except InvalidValue:
             raise
         except Exception as error:
-            raise FileUnavailable(f"cannot attach the client's files: {error!r}") from error
+            raise FileUnavailable(tr("cannot attach the client's files: {error!r}", error=error)) from error
         if claimed.may_have_arrived and claimed.files_hash not in (None, hash_files(own)):
             names = ", ".join(shortened(file.path) for file in own)
-            raise FileUnavailable(f"the email may have been sent before, and {names} has changed since")
+            raise FileUnavailable(tr("the email may have been sent before, and {names} has changed since", names=names))
         return own
 
     def compose(self, claimed: ClaimedDelivery, secret: bytes, own: Sequence[OwnFile] = ()) -> OutgoingEmail:
@@ -170,7 +171,7 @@ class OccurrenceEmails:
         except InvalidValue:
             raise
         except Exception as error:
-            raise InvalidValue(f"cannot compose the email: {error!r}") from error
+            raise InvalidValue(tr("cannot compose the email: {error!r}", error=error)) from error
 
     def _content_of(self, claimed: ClaimedDelivery) -> "OccurrenceContent":
         return self.content if claimed.content_id is None else self.older[claimed.content_id]

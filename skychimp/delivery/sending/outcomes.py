@@ -25,6 +25,7 @@ from skychimp.store.holds import HeldMailing
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.occurrences import return_counts
 from skychimp.store.queue import ClaimedDelivery
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import OUTBOX, OutgoingEmail, Phase, SendResult
 
 log = logging.getLogger("skychimp")
@@ -54,7 +55,7 @@ class RunStats:
     queued: int = 0
     waiting: int = 0
     stopped: str = ""
-    hint: str = ""
+    hint: Phrase = ""
     held: Sequence[HeldMailing] = ()
     """The mailings that an earlier run has held, or whose clients this one could not choose."""
 
@@ -143,12 +144,12 @@ class Outcomes:
         if is_held:
             emails.changed_files += 1
             if emails.changed_files == 1:
-                hint = f"put the old file back, or {run_hint('resolve')}"
+                hint = tr("put the old file back, or {hint}", hint=run_hint("resolve"))
                 log.warning("an email waits for a decision", extra=extra | {"hint": hint})
         else:
             emails.lacking_files += 1
             if emails.lacking_files == 1:
-                hint = f"add the missing files, then {run_hint('mailings', 'retry', emails.mailing_id)}"
+                hint = tr("add the missing files, then {hint}", hint=run_hint("mailings", "retry", emails.mailing_id))
                 log.warning("an email failed because of its file", extra=extra | {"hint": hint})
 
     def take_defect(self, sending: Sending, error: Exception, started_at: datetime, *, dot_written: bool) -> None:
@@ -254,7 +255,7 @@ class Outcomes:
         if decision.is_limit:
             self._react_to_limit(decision, reply, hint or "")
 
-    def _react_to_limit(self, decision: Decision, reply: str, hint: str) -> None:
+    def _react_to_limit(self, decision: Decision, reply: str, hint: Phrase) -> None:
         """Slow down if the rate is too high. If nothing passes, whatever the limit is, only waiting helps."""
         self._limits_in_a_row += 1
         if decision.reaction == Reaction.SLOWER:
@@ -281,7 +282,7 @@ class Outcomes:
         if not emails.is_held and not emails.is_disabled and emails.has_too_many_failures(self._policy):
             self._disable(occurrence, emails)
 
-    def _hold(self, occurrence: OpenOccurrence, reply: str, hint: str, refused: Sequence[int]) -> None:
+    def _hold(self, occurrence: OpenOccurrence, reply: str, hint: Phrase, refused: Sequence[int]) -> None:
         """Hold a mailing, and queue the deliveries again that were refused."""
         emails = occurrence.emails
         assert emails is not None

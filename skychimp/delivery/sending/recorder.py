@@ -26,6 +26,7 @@ from skychimp.store.database import Store, boot_time_s
 from skychimp.store.ledger import AttemptRecord
 from skychimp.store.queue import ClaimedDelivery, ClaimKey
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from tenacity import Retrying
@@ -250,7 +251,7 @@ class Recorder:
 
     def _set_failure(self, error: BaseException) -> SkychimpError:
         if not isinstance(error, SkychimpError):
-            error = StoreFailed(f"cannot record deliveries: {error!r}")
+            error = StoreFailed(tr("cannot record deliveries: {error!r}", error=error))
         if self._failure is None:
             self._failure = error
             _set_exception(self._failing, error)

@@ -25,6 +25,7 @@ from skychimp.store import holds, runs
 from skychimp.store.database import Store
 from skychimp.store.postgres import failover
 from skychimp.store.runs import OtherRun, RunLock
+from skychimp.translation import tr
 
 
 class AlreadySending(Exception):
@@ -94,7 +95,7 @@ def registered_run(
 def require_not_held(db: Connection) -> None:
     """Raise StoreHeld if the store is on hold after a restore."""
     if (reason := holds.why_held(db)) is not None:
-        raise StoreHeld(f"the store is on hold {reason}", 'run "skychimp resolve --restored"')
+        raise StoreHeld(tr("the store is on hold {reason}", reason=reason), tr('run "skychimp resolve --restored"'))
 
 
 def why_held(store: Store) -> str | None:
@@ -122,7 +123,7 @@ def with_own_sender(settings: Settings) -> Settings:
     mail = settings.mail
     if mail.sender is None:
         file = f" in {settings.config_file}" if settings.config_file else ""
-        raise ConfigError("mail.sender is not set", f'set mail.sender = "Name <address>"{file}')
+        raise ConfigError(tr("mail.sender is not set"), tr('set mail.sender = "Name <address>"{file}', file=file))
     return_path = mail.return_path or addresses.parse_sender(mail.sender)[1]
     return settings.model_copy(update={"mail": mail.model_copy(update={"return_path": return_path})})
 
@@ -133,8 +134,15 @@ def with_fitting_connections(settings: Settings, warn: Callable[[str], None]) ->
     fitting = fitting_connections(wanted)
     if fitting == wanted or settings.mail.transport != "smtp":
         return settings
-    reason = f"at most {open_files_limit()} files may be open at once"
-    warn(f'using {fitting} of {wanted} connections: {reason} (see "ulimit -n")')
+    reason = tr("at most {open_files_limit} files may be open at once", open_files_limit=open_files_limit())
+    warn(
+        tr(
+            'using {fitting} of {wanted} connections: {reason} (see "ulimit -n")',
+            fitting=fitting,
+            wanted=wanted,
+            reason=reason,
+        )
+    )
     return settings.model_copy(update={"smtp": settings.smtp.model_copy(update={"connections": fitting})})
 
 

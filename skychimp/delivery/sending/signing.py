@@ -17,6 +17,7 @@ from skychimp.config.settings import DkimSettings, Settings
 from skychimp.delivery.composing import dkim
 from skychimp.delivery.composing.dkim import DkimKey, UnfinishedSignature
 from skychimp.errors import ConfigError, InvalidValue, RelayRefused
+from skychimp.translation import tr
 from skychimp.transport import make_transport
 from skychimp.transport.interfaces import Connection, EmailSource, OutgoingEmail, SendResult, Signature, Transport
 
@@ -34,7 +35,9 @@ def load_keys(settings: DkimSettings) -> list[DkimKey]:
         try:
             keys.append(_load_key(pem, settings.domain or "", selector))
         except InvalidValue as error:
-            raise ConfigError(f"cannot use {path}: {error.message}", error.hint) from None
+            raise ConfigError(
+                tr("cannot use {path}: {message}", path=path, message=error.message), error.hint
+            ) from None
     return keys
 
 

@@ -10,6 +10,7 @@ from skychimp.delivery.sending.signing import make_signing_transport
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable, StoreFailed
 from skychimp.store.database import Store
 from skychimp.store.limits import rate
+from skychimp.translation import tr
 from skychimp.transport.interfaces import OutgoingEmail, Reply, SendResult, Transport
 
 
@@ -48,13 +49,15 @@ def error_for(result: SendResult) -> RelayError | None:
     if result.reply is None:
         if result.dot_written:
             return None
-        return RelayUnavailable(f"the email was not sent: {result.error}", 'run "skychimp doctor"')
+        return RelayUnavailable(tr("the email was not sent: {error}", error=result.error), tr('run "skychimp doctor"'))
     if result.reply.code < 300:
         return None
     text = result.reply.text.replace("\n", " ")
     if result.reply.code < 500:
-        return RelayUnavailable(f"the mail server did not accept the email: {text}", "try again later")
-    return RelayRefused(f"the mail server refused the email: {text}")
+        return RelayUnavailable(
+            tr("the mail server did not accept the email: {text}", text=text), tr("try again later")
+        )
+    return RelayRefused(tr("the mail server refused the email: {text}", text=text))
 
 
 class _SingleEmail:

@@ -27,6 +27,7 @@ from skychimp.shell import run_hint
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import MAX_NAME_LENGTH, one_line
+from skychimp.translation import tr
 
 SaveToken = Callable[[str], None]
 """Called with a new session's token before anything is committed. If it raises, nothing is changed."""
@@ -210,7 +211,7 @@ def change_password(store: Store, actor: Actor, *, current: str | None, new: str
         with store.write() as db:
             user = db.get_one(User, actor.user_id)
             if user.password_hash is not None:
-                raise InvalidValue("missing current password")
+                raise InvalidValue(tr("missing current password"))
             return _set_password(db, user, new_hash, "password change", save_token, now)
     with _authenticated(store, key, current, "the current password is wrong") as (db, user):
         return _set_password(db, user, new_hash, "password change", save_token, now)
@@ -256,7 +257,7 @@ def _authenticated(store: Store, address_key: str, password: str, error: str) ->
             return
         login_throttle.record_failure(db, address_key, now)
         audit.record(db, ANONYMOUS, "login failed", "user", user.id if user is not None else None)
-    raise Denied(error, 'run "skychimp password reset --email YOU@EXAMPLE.ORG" if you forgot your password')
+    raise Denied(error, tr('run "skychimp password reset --email YOU@EXAMPLE.ORG" if you forgot your password'))
 
 
 @contextmanager
@@ -291,9 +292,9 @@ def _set_password(
 
 def _require_usable(user: User) -> None:
     if user.blocked_at is not None:
-        raise Denied("your account is blocked", "ask the administrator of this service")
+        raise Denied(tr("your account is blocked"), tr("ask the administrator of this service"))
     if user.verified_at is None:
-        raise Denied("your email address is not verified", run_hint("verify", "--email", user.email, "CODE"))
+        raise Denied(tr("your email address is not verified"), run_hint("verify", "--email", user.email, "CODE"))
 
 
 def _log_in(db: Session, user: User, save_token: SaveToken, now: datetime) -> Account:
@@ -349,27 +350,29 @@ def _wrong_code(purpose: CodePurpose, address: Address) -> Denied:
         CodePurpose.VERIFY: run_hint("verify", "--email", address.email, "--resend"),
         CodePurpose.RESET: run_hint("password", "reset", "--email", address.email),
     }
-    return Denied("the code is wrong, used or expired", f"{commands[purpose]} to get a new one")
+    return Denied(
+        tr("the code is wrong, used or expired"), tr("{commands} to get a new one", commands=commands[purpose])
+    )
 
 
 def _require_registered_once(user: User) -> None:
     if user.registered_again:
         raise InvalidValue(
-            f"missing password: {user.email} was registered more than once",
-            "use --password-stdin or set SKYCHIMP_PASSWORD to the password of the newest registration",
+            tr("missing password: {email} was registered more than once", email=user.email),
+            tr("use --password-stdin or set SKYCHIMP_PASSWORD to the password of the newest registration"),
         )
 
 
 def _wrong_password(user: User) -> Denied:
     return Denied(
-        f"this is not the password of the newest registration of {user.email}",
-        f"{run_hint('password', 'reset', '--email', user.email)} to set your own password",
+        tr("this is not the password of the newest registration of {email}", email=user.email),
+        tr("{hint} to set your own password", hint=run_hint("password", "reset", "--email", user.email)),
     )
 
 
 def _require_no_users(db: Session) -> None:
     if db.exec(select(User.id)).first() is not None:
-        raise Conflict("this store already has an administrator", 'run "skychimp login" or "skychimp register"')
+        raise Conflict(tr("this store already has an administrator"), tr('run "skychimp login" or "skychimp register"'))
 
 
 def _actor(user: User) -> Actor:

@@ -12,6 +12,7 @@ from sqlmodel import col, delete, func, or_, select
 from skychimp.errors import Denied
 from skychimp.models import AccountEmail, CodePurpose, StoreInfo
 from skychimp.store.session import Session
+from skychimp.translation import tr
 
 MAX_PER_MAILBOX = 3
 """Emails per hour to one mailbox, for each purpose."""
@@ -27,8 +28,8 @@ def reserve(db: Session, address_key: str, purpose: CodePurpose, max_per_hour: i
     _delete_old(db, now)
     if db.exec(select(func.count()).select_from(AccountEmail)).one() >= max_per_hour:
         raise Denied(
-            "too many emails about accounts were sent in the last hour",
-            "try again later, or raise mail.account_emails_per_hour",
+            tr("too many emails about accounts were sent in the last hour"),
+            tr("try again later, or raise mail.account_emails_per_hour"),
         )
     mailbox_hash = _hash(db, mailbox(address_key))
     sent = select(func.count()).where(AccountEmail.mailbox_hash == mailbox_hash, AccountEmail.purpose == purpose)

@@ -15,6 +15,7 @@ from skychimp.errors import Denied
 from skychimp.models import tables
 from skychimp.store.session import Session
 from skychimp.store.sql import insert_or
+from skychimp.translation import tr
 
 _F = tables.login_failure
 
@@ -42,8 +43,8 @@ def require_no_delay(db: Session, address_key: str, now: datetime) -> None:
     seconds = ceil((row.failed_at + delay(row.failures) - now).total_seconds())
     if seconds > 0:
         raise Denied(
-            f"too many wrong passwords; try again in {seconds} s",
-            'wait, or run "skychimp password reset --email YOU@EXAMPLE.ORG"',
+            tr("too many wrong passwords; try again in {seconds} s", seconds=seconds),
+            tr('wait, or run "skychimp password reset --email YOU@EXAMPLE.ORG"'),
         )
 
 

@@ -8,11 +8,12 @@ import unicodedata
 from typing import Any
 
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 MIN_LENGTH = 12
 MAX_LENGTH = 1000
 
-_CHOOSE_ANOTHER = "use several words that have nothing to do with each other"
+_CHOOSE_ANOTHER = tr("use several words that have nothing to do with each other")
 _PART_LENGTH, _MAX_PARTS = 24, 4
 """How many characters are estimated together, and how many different parts of a password: it is common if all are.
 
@@ -30,12 +31,18 @@ def validate(password: str, *owner: str) -> None:
     `owner` are the address and the name of the account, as far as they are known.
     """
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-        raise InvalidValue(f"the password must have {MIN_LENGTH} to {MAX_LENGTH} characters")
+        raise InvalidValue(
+            tr(
+                "the password must have {min_length} to {max_length} characters",
+                min_length=MIN_LENGTH,
+                max_length=MAX_LENGTH,
+            )
+        )
     if any("\ud800" <= character <= "\udfff" for character in password):
-        raise InvalidValue("the password is not valid UTF-8")
+        raise InvalidValue(tr("the password is not valid UTF-8"))
     require_not_personal(password, *owner)
     if _is_common(password):
-        raise InvalidValue("the password is too common or too easy to guess", _CHOOSE_ANOTHER)
+        raise InvalidValue(tr("the password is too common or too easy to guess"), _CHOOSE_ANOTHER)
 
 
 def require_not_personal(password: str, *owner: str) -> None:
@@ -45,7 +52,7 @@ def require_not_personal(password: str, *owner: str) -> None:
     """
     parts = (text.partition(end)[0] for text in owner for end in ("@", "+"))  # with and without a tag
     if _letters(password) in {_letters(text) for text in (*owner, *parts)} - {""}:
-        raise InvalidValue("the password is your email address or your name", _CHOOSE_ANOTHER)
+        raise InvalidValue(tr("the password is your email address or your name"), _CHOOSE_ANOTHER)
 
 
 def hash_password(password: str, *owner: str) -> str:

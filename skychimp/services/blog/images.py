@@ -28,6 +28,7 @@ from skychimp.store.database import Store
 from skychimp.store.postgres.server import PostgresStore
 from skychimp.store.schema import is_on_server, real_path, store_path
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import Phrase, tr
 
 LARGEST_FILE = 20_000_000
 """Bytes of a file that is accepted."""
@@ -90,7 +91,10 @@ def media_type(raw: bytes) -> str:
 def _decoding(raw: bytes) -> Iterator[None]:
     """Raise InvalidValue for everything that goes wrong with an image in the block, and if its file is too large."""
     if len(raw) > LARGEST_FILE:
-        raise InvalidValue(f"the image is larger than {LARGEST_FILE // 1_000_000} MB", "use a smaller image")
+        raise InvalidValue(
+            tr("the image is larger than {largest_file} MB", largest_file=LARGEST_FILE // 1_000_000),
+            tr("use a smaller image"),
+        )
     import PIL.Image
 
     try:
@@ -98,11 +102,13 @@ def _decoding(raw: bytes) -> Iterator[None]:
             yield
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         millions = MOST_PIXELS // 1_000_000
-        raise InvalidValue(f"the image has more than {millions} million pixels", "use a smaller image") from None
+        raise InvalidValue(
+            tr("the image has more than {millions} million pixels", millions=millions), tr("use a smaller image")
+        ) from None
     except InvalidValue:
         raise
     except Exception:  # a decoder may raise anything if its input is damaged
-        raise InvalidValue("the file is not a valid image", "use a PNG, JPEG, WebP or GIF file") from None
+        raise InvalidValue(tr("the file is not a valid image"), tr("use a PNG, JPEG, WebP or GIF file")) from None
 
 
 def save(store: Store, image: Image) -> None:
@@ -122,11 +128,15 @@ def save(store: Store, image: Image) -> None:
             os.fsync(folder)  # also after a kill between the rename and its sync
         files.sync_folder(path.parent.parent)
     except files.UnsafePlace as error:
-        raise StoreFailed(f"cannot write {path}: {error}", error.remedy) from None
+        raise StoreFailed(tr("cannot write {path}: {error}", path=path, error=error), error.remedy) from None
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some disk space, then try again" if is_full else f"check the permissions of {path.parent}"
-        raise StoreFailed(f"cannot write {path}: {error.strerror}", hint) from None
+        hint = (
+            tr("free some disk space, then try again")
+            if is_full
+            else tr("check the permissions of {parent}", parent=path.parent)
+        )
+        raise StoreFailed(tr("cannot write {path}: {strerror}", path=path, strerror=error.strerror), hint) from None
 
 
 def save_new(url: str, db: Connection, new: Iterable[Image]) -> None:
@@ -208,7 +218,9 @@ def read_pixels(data: bytes, width: int, height: int) -> list[list[Pixel]]:
 
 def _require_valid(name: str) -> None:
     if not _FILE_NAME.fullmatch(name):
-        raise StoreFailed(f"invalid image name {name!r} in the store", "set the post's image again with --image")
+        raise StoreFailed(
+            tr("invalid image name {name!r} in the store", name=name), tr("set the post's image again with --image")
+        )
 
 
 def _read(name: str, folder: int) -> bytes:
@@ -258,14 +270,16 @@ def _reencoded(raw: bytes) -> tuple[bytes, str]:
         return encoded.getvalue(), suffix
 
 
-def _decoding_problem(size: tuple[int, int], jpeg: bytes) -> tuple[str, str] | None:
+def _decoding_problem(size: tuple[int, int], jpeg: bytes) -> tuple[Phrase, Phrase] | None:
     """Return why decoding an image would take too long, with a hint, or None. `jpeg` is its content if it is one."""
     width, height = size
     if max(size) > LONGEST_DECODED_SIDE:
-        return f"the image is longer than {LONGEST_DECODED_SIDE:,} pixels", "use a smaller image"
+        return tr(
+            "the image is longer than {longest_decoded_side:,} pixels", longest_decoded_side=LONGEST_DECODED_SIDE
+        ), tr("use a smaller image")
     scans = jpeg.count(b"\xff\xda")  # these bytes begin a scan, and do not occur in its data
     if scans * width * height > MOST_SCANNED_PIXELS:
-        return f"the image has {scans:,} scans", "save it as a JPEG that is not progressive"
+        return tr("the image has {scans:,} scans", scans=scans), tr("save it as a JPEG that is not progressive")
     return None
 
 

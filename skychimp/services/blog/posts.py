@@ -23,6 +23,7 @@ from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import one_line, shortened, some_lines
+from skychimp.translation import tr
 
 _P = tables.post
 _U = tables.user
@@ -125,7 +126,7 @@ def change(
     with store.write() as db:
         old = _find(db, post, writable)
         if expected_revision not in (None, old.revision):
-            raise Conflict(f"somebody else has changed post {old.id}", run_hint("blog", "show", old.slug))
+            raise Conflict(tr("somebody else has changed post {id}", id=old.id), run_hint("blog", "show", old.slug))
         values = _checked(old.title if title is None else title, old.content if content is None else content)
         values["image"] = image.name if image else None if no_image else old.image
         if image is not None:
@@ -231,11 +232,11 @@ def render_html(post: PostDetail, cached: Cached = refresh) -> str:
 def _checked(title: str, content: str) -> dict[str, object]:
     title = one_line(title, "title", LONGEST_TITLE)
     if not title:
-        raise InvalidValue("the title is empty", "use --title")
+        raise InvalidValue(tr("the title is empty"), tr("use --title"))
     content = some_lines(content, "content", LONGEST_CONTENT)
     markdown.require_little_markup(content, "content")
     if not content.strip():
-        raise InvalidValue("the post has no content", "use --body or --body-file")
+        raise InvalidValue(tr("the post has no content"), tr("use --body or --body-file"))
     return {"title": title, "content": content}
 
 
@@ -304,7 +305,9 @@ def _find(db: Session, post: str, is_visible: ColumnElement[bool]) -> PostDetail
     row = db.execute(_select_details().where(_is_named(post), is_visible)).one_or_none()
     if row is None:
         is_plain = _ID.fullmatch(post) or _SLUG.fullmatch(post)
-        raise NotFound(f"post {post if is_plain else shortened(post)} not found", run_hint("blog", "list"))
+        raise NotFound(
+            tr("post {post} not found", post=post if is_plain else shortened(post)), run_hint("blog", "list")
+        )
     return _detail(row)
 
 

@@ -57,6 +57,7 @@ from skychimp.text import (
     shortened,
     some_lines,
 )
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.services.clients.selection import Selection
@@ -377,9 +378,9 @@ def validate_client(email: str, name: str, comment: str, tags: Sequence[str] = (
     """Return a client that can be stored. Raises InvalidValue if one of the values is not valid."""
     email = email.strip()
     if not email:
-        raise InvalidValue("missing email address")
+        raise InvalidValue(tr("missing email address"))
     if len(email) > addresses.MAX_LENGTH:
-        raise InvalidValue(f"the email address {shortened(email)} is too long")
+        raise InvalidValue(tr("the email address {email} is too long", email=shortened(email)))
     address = _parse_address(email, rules)
     name = one_line(name, "name", MAX_NAME_LENGTH)
     comment = some_lines(comment, "comment", MAX_COMMENT_LENGTH) if comment else ""
@@ -428,7 +429,7 @@ def _parse_address(email: str, rules: Rules) -> Address:
         return addresses.parse(email, rules)
     except InvalidValue as error:
         if not rules.accept_unusual and addresses.is_unusual(email):
-            raise InvalidValue(error.message, "pass --accept-unusual if the address exists") from None
+            raise InvalidValue(error.message, tr("pass --accept-unusual if the address exists")) from None
         raise
 
 
@@ -455,7 +456,7 @@ def _parse_given(db: Session, actor: Actor, given: Mapping[str, str] | None) -> 
     fields = [Field(name, type_of_text(text)) for name, text in names.items()]
     registered = store_fields.register(db.connection(), actor.user_id, fields)
     if len(registered) < len(names):
-        raise InvalidValue("a field is given twice", "name each field once")
+        raise InvalidValue(tr("a field is given twice"), tr("name each field once"))
     texts = zip(registered, names.values(), strict=True)
     return {field.name: parse_value(text, field.type, field.name) for field, text in texts}
 
@@ -483,8 +484,10 @@ def _record_consent(db: Session, actor: Actor, key: str, consent: GivenConsent |
         store_consents.record(connection, actor.user_id, [consent.new(key, now)], ConsentSource.COMMAND, now)
 
 
-def _already_exists(email: str, hint: str = "") -> Conflict:
-    return Conflict(f"client {email} already exists", hint or run_hint("clients", "show", *arguments(email)))
+def _already_exists(email: str, hint: Phrase = "") -> Conflict:
+    return Conflict(
+        tr("client {email} already exists", email=email), hint or run_hint("clients", "show", *arguments(email))
+    )
 
 
 def _update_hint(client: NewClient) -> str:

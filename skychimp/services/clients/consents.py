@@ -16,6 +16,7 @@ from skychimp.store.clients import consents as store_consents
 from skychimp.store.clients.consents import RecordedConsent
 from skychimp.store.database import Store
 from skychimp.text import one_line, shortened, some_lines
+from skychimp.translation import tr
 
 MAX_LENGTH = 1_000
 """How many characters a wording or a proof may have."""
@@ -58,10 +59,11 @@ def checked_consent(wording: str, at: datetime | None, proof: str, now: datetime
     """Return a consent that can be recorded. Raises InvalidValue for an invalid text and for a time after `now`."""
     wording = some_lines(wording, "consent", MAX_LENGTH).strip()
     if not wording:
-        raise InvalidValue("the consent is empty", "say what the client agreed to, or name that text")
+        raise InvalidValue(tr("the consent is empty"), tr("say what the client agreed to, or name that text"))
     if at is not None and at > now:
         raise InvalidValue(
-            f"the consent is in the future: {at:%Y-%m-%d %H:%M} UTC", "use the time at which the client agreed"
+            tr("the consent is in the future: {at:%Y-%m-%d %H:%M} UTC", at=at),
+            tr("use the time at which the client agreed"),
         )
     return GivenConsent(wording, at, one_line(proof, "proof", MAX_LENGTH))
 
@@ -78,7 +80,9 @@ def parse_file_time(text: str) -> datetime:
     except (ValueError, OverflowError):
         at = None
     if at is None or at.year < FIRST_YEAR:
-        raise InvalidValue(f"invalid time of consent {shortened(text)}", "use 2026-12-01 09:00 or 2026-12-01T09:00Z")
+        raise InvalidValue(
+            tr("invalid time of consent {text}", text=shortened(text)), tr("use 2026-12-01 09:00 or 2026-12-01T09:00Z")
+        )
     return at
 
 
@@ -98,7 +102,7 @@ def list_of_address(store: Store, actor: Actor, email: str) -> list[AddressConse
     found = _history(store, actor, email)
     if not found:
         hint = run_hint("clients", "update", *arguments(email), "--consent", "WORDS")
-        raise NotFound(f"no consent of {email} is recorded", hint)
+        raise NotFound(tr("no consent of {email} is recorded", email=email), hint)
     return [AddressConsent(*consent) for consent in found]
 
 

@@ -12,6 +12,7 @@ from skychimp.store.clients import fields as store_fields
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import count_of, did_you_mean, shortened
+from skychimp.translation import tr
 
 _BATCH = 10_000
 
@@ -77,7 +78,7 @@ def _convert_values(db: Session, actor: Actor, field: Field, field_type: FieldTy
         raise Conflict(
             f"{count_of(misfits, 'value')} of the field {field.name} {'is' if misfits == 1 else 'are'} no "
             f"{field_type}, such as {shortened(example)}",
-            "change these values first",
+            tr("change these values first"),
         )
 
 
@@ -86,4 +87,4 @@ def _find(name: str, known: Iterable[Field]) -> Field:
     if found := find_field(name, fields):
         return found
     suggestion = did_you_mean(name, [each.name for each in fields])
-    raise NotFound(f"field {shortened(name)} not found", suggestion or run_hint("clients", "fields"))
+    raise NotFound(tr("field {name} not found", name=shortened(name)), suggestion or run_hint("clients", "fields"))

@@ -29,6 +29,7 @@ from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import MAX_TAGS, count_of, folded
+from skychimp.translation import tr
 
 IMPORT_BATCH = 10_000
 SUPPRESSION_BATCH = 1_000
@@ -219,7 +220,7 @@ def _resolve_fields(store: Store, actor: Actor, fields: Mapping[str, Field]) -> 
 def _register_fields(db: Session, actor: Actor, fields: Mapping[str, Field]) -> None:
     """Add the fields that the actor does not have. Raises Conflict if one has another type since it was read."""
     if fields and store_fields.register(db.connection(), actor.user_id, fields.values()) != list(fields.values()):
-        raise Conflict("the type of a field was changed during the import", "import the file again")
+        raise Conflict(tr("the type of a field was changed during the import"), tr("import the file again"))
 
 
 def _known(db: Connection, actor: Actor, agreed: Sequence[NewConsent]) -> Collection[str]:
@@ -247,7 +248,7 @@ def _read_batches(rows: Iterable[FileRow], result: ImportResult) -> Iterator[Seq
         done = f"{count_of(result.created, 'client')} created and {result.updated:,} updated before"
         if result.opted_out:
             done = f"{done}, and {result.opted_out:,} suppressed"
-        raise InvalidValue(f"{error}; {done}", "fix the rest of the file and import it again") from None
+        raise InvalidValue(f"{error}; {done}", tr("fix the rest of the file and import it again")) from None
 
 
 def _valid_rows(
@@ -290,7 +291,7 @@ def _suppression(row: OptedOutRow) -> NewSuppression:
     _require_valid_text(row.email)
     email = row.email.strip()
     if not email:
-        raise InvalidValue("missing email address")
+        raise InvalidValue(tr("missing email address"))
     address = addresses.parse(email, addresses.STORED)
     return NewSuppression(address.email, address.key, row.opt_out.reason, at=row.opt_out.at)
 
@@ -299,7 +300,9 @@ def _client(row: ImportedRow, target: _Target) -> NewClient:
     _require_valid_text("".join((row.email, row.name, row.comment, *row.tags)))
     client = validate_client(row.email, row.name, row.comment, (*row.tags, *target.tagging.tags), target.rules)
     if client.address_key in target.tagging.full:
-        raise InvalidValue(f"the client would have more than {MAX_TAGS} tags", "remove some of them first")
+        raise InvalidValue(
+            tr("the client would have more than {max_tags} tags", max_tags=MAX_TAGS), tr("remove some of them first")
+        )
     return client._replace(fields=_stored_fields(row.fields, target)) if row.fields else client
 
 
@@ -335,7 +338,7 @@ def _require_valid_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidValue("characters that are not valid in the file's encoding; see --encoding") from None
+        raise InvalidValue(tr("characters that are not valid in the file's encoding; see --encoding")) from None
 
 
 def _count_known(result: ImportResult, number: int, *, is_updated: bool) -> None:

@@ -18,6 +18,7 @@ from skychimp.store.clients.queries.conditions import Evaluation
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import folded, nfc, one_line, shortened
+from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
     from skychimp.models import Segment
@@ -53,7 +54,7 @@ class SegmentCount:
     name: str
     where: str
     clients: int
-    problem: str | None
+    problem: Phrase | None
     created_at: datetime
     updated_at: datetime
 
@@ -131,7 +132,7 @@ def remove(store: Store, actor: Actor, name: str) -> SegmentInfo:
         users = select(_M.c.id).join(_MF, _MF.c.mailing_id == _M.c.id).where(_MF.c.segment_id == deleted.id)
         mailing_id = db.scalar(users.where(_M.c.deleted_at.is_(None)).order_by(_M.c.id).limit(1))
         if mailing_id is not None:
-            message = f"segment {deleted.name} is used by mailing {mailing_id}"
+            message = tr("segment {name} is used by mailing {mailing_id}", name=deleted.name, mailing_id=mailing_id)
             raise Conflict(message, run_hint("mailings", "show", mailing_id))
         db.execute(delete(_MF).where(_MF.c.segment_id == deleted.id))  # those of deleted mailings
         db.execute(delete(_S).where(_S.c.id == deleted.id))
@@ -158,10 +159,12 @@ def _rename(db: Session, segment: "Segment", name: str) -> None:
     """Give a segment a name that no other of its owner's has. Raises InvalidValue and Conflict."""
     name = one_line(nfc(name), "name", MAX_NAME_LENGTH)
     if not name or name.isdecimal():
-        raise InvalidValue(f"invalid name {shortened(name)}", "use a name that is not a number, such as riga-vip")
+        raise InvalidValue(
+            tr("invalid name {name}", name=shortened(name)), tr("use a name that is not a number, such as riga-vip")
+        )
     is_other = (_S.c.owner_id == segment.owner_id) & (_S.c.key == _key(name)) & (_S.c.id != (segment.id or 0))
     if db.scalar(select(exists().where(is_other))):
-        raise Conflict(f"segment {name} already exists", "use another name")
+        raise Conflict(tr("segment {name} already exists", name=name), tr("use another name"))
     segment.name, segment.key = name, _key(name)
 
 

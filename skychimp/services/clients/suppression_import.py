@@ -15,6 +15,7 @@ from skychimp.services.clients.suppressions import MAX_NOTE_LENGTH, UNSUBSCRIBED
 from skychimp.store.clients.suppressions import NewSuppression
 from skychimp.store.database import Store
 from skychimp.text import checked_topic, count_of
+from skychimp.translation import tr
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def import_rows(
         if not result.added + result.known:
             raise
         done = f"{count_of(result.added, 'suppression')} added before"
-        raise InvalidValue(f"{error}; {done}", "fix the rest of the file and import it again") from None
+        raise InvalidValue(f"{error}; {done}", tr("fix the rest of the file and import it again")) from None
     return result
 
 
@@ -116,9 +117,9 @@ def _validated(row: SuppressedRow | InvalidRow, chosen: Chosen) -> tuple[str | N
     try:
         "".join((row.target, row.reason or "", row.topic, row.note)).encode()
     except UnicodeEncodeError:
-        raise InvalidValue("characters that are not valid in the file's encoding; see --encoding") from None
+        raise InvalidValue(tr("characters that are not valid in the file's encoding; see --encoding")) from None
     if not row.target.strip():
-        raise InvalidValue("missing email address")
+        raise InvalidValue(tr("missing email address"))
     topic = checked_topic(row.topic) if row.topic and not chosen.everywhere else None
     note = " ".join(row.note.split())[:MAX_NOTE_LENGTH]
     new = suppressions.new_suppression(

@@ -26,6 +26,7 @@ from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.store.sql import Nullable
 from skychimp.text import checked_topic, count_of, folded, nfc, one_line, shortened
+from skychimp.translation import tr
 
 UNSUBSCRIBED = "unsubscribed"
 """The reason of a suppression, if none is given."""
@@ -83,7 +84,15 @@ def new_suppression(target: str, reason: str = UNSUBSCRIBED, note: str = "") -> 
     address = parse_target(target)
     reason = one_line(nfc(reason), "reason", MAX_REASON_LENGTH)
     if not reason:
-        raise InvalidValue("the reason is empty", f"use {UNSUBSCRIBED}, {COMPLAINT}, {BOUNCE} or a text")
+        raise InvalidValue(
+            tr("the reason is empty"),
+            tr(
+                "use {unsubscribed}, {complaint}, {bounce} or a text",
+                unsubscribed=UNSUBSCRIBED,
+                complaint=COMPLAINT,
+                bounce=BOUNCE,
+            ),
+        )
     return NewSuppression(address.email, address.key, reason, one_line(nfc(note), "note", MAX_NOTE_LENGTH))
 
 
@@ -95,7 +104,9 @@ def parse_target(text: str) -> Address:
     try:
         email, key = addresses.parse(f"x{text}", addresses.STORED)
     except InvalidValue:
-        raise InvalidValue(f"invalid domain {shortened(text)}", "write a domain as @example.org") from None
+        raise InvalidValue(
+            tr("invalid domain {text}", text=shortened(text)), tr("write a domain as @example.org")
+        ) from None
     return Address(email.removeprefix("x"), key.removeprefix("x"))
 
 
@@ -173,7 +184,9 @@ def require_not_suppressed(store: Store, actor: Actor, email: str) -> None:
     """Raise Conflict if all mail of the actor is kept from an address, unless it is the actor's own."""
     of_all_mail = [each for each in find_covering(store, actor, email) if each.topic is None]
     if of_all_mail and parse_target(email).key != parse_target(actor.email).key:
-        raise Conflict(f"{email} is {why(of_all_mail[0])}", "use another address, such as your own")
+        raise Conflict(
+            tr("{email} is {why}", email=email, why=why(of_all_mail[0])), tr("use another address, such as your own")
+        )
 
 
 def why(suppression: SuppressionInfo) -> str:
@@ -267,7 +280,7 @@ def require_allowed(actor: Actor, *, topic: str | None, everywhere: bool) -> Non
 def _holds(actor: Actor, action: Action, topic: str | None, everywhere: bool) -> Holds:
     authorize(actor, Action.SUPPRESS_EVERYWHERE if everywhere else action)
     if everywhere and topic is not None:
-        raise InvalidValue("a suppression for all users cannot have a topic", "use --topic or --everywhere")
+        raise InvalidValue(tr("a suppression for all users cannot have a topic"), tr("use --topic or --everywhere"))
     return Holds(EVERYBODY if everywhere else actor.user_id, "" if topic is None else checked_topic(topic))
 
 
@@ -294,7 +307,7 @@ def _get(db: Session, address: Address, holds: Holds) -> Row[Any]:
         scope = f" for topic {holds.topic}" if holds.topic else ""
         scope = " for all users' mail" if holds.owner_id == EVERYBODY else scope
         hint = run_hint("suppressions", "show", *arguments(address.email))
-        raise NotFound(f"{address.email} is not suppressed{scope}", hint)
+        raise NotFound(tr("{email} is not suppressed{scope}", email=address.email, scope=scope), hint)
     return row
 
 

@@ -15,6 +15,7 @@ from skychimp.return_rates import DEFAULT_LIMITS, Limits
 from skychimp.services.inbound import processing
 from skychimp.services.inbound.processing import ReceivedMail, Summary
 from skychimp.store.database import Store
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from imap_tools import BaseMailBox
@@ -109,7 +110,7 @@ def _connected(settings: InboundSettings) -> Iterator["BaseMailBox"]:
     import imap_tools
 
     if settings.imap_url is None:
-        raise ConfigError("inbound.imap_url is not set", "set it to imaps://USER@HOST/FOLDER")
+        raise ConfigError(tr("inbound.imap_url is not set"), tr("set it to imaps://USER@HOST/FOLDER"))
     url = urlsplit(settings.imap_url)
     host, password = url.hostname or "", settings.read_password()
     try:
@@ -124,7 +125,9 @@ def _connected(settings: InboundSettings) -> Iterator["BaseMailBox"]:
                 mailbox.client.shutdown()
     except (OSError, imaplib.IMAP4.error, imap_tools.ImapToolsError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RelayUnavailable(f"cannot read the mailbox at {host}: {reason}", "check inbound.imap_url") from None
+        raise RelayUnavailable(
+            tr("cannot read the mailbox at {host}: {reason}", host=host, reason=reason), tr("check inbound.imap_url")
+        ) from None
 
 
 def _connect(scheme: str, host: str, port: int | None) -> "BaseMailBox":

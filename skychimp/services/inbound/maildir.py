@@ -13,6 +13,7 @@ from skychimp.return_rates import DEFAULT_LIMITS, Limits
 from skychimp.services.inbound import processing
 from skychimp.services.inbound.processing import IGNORED, ReceivedMail, Result, Summary
 from skychimp.store.database import Store
+from skychimp.translation import tr
 
 BATCH = 200
 """Emails in one transaction. Sending waits while it lasts, which is about 20 ms."""
@@ -48,10 +49,14 @@ def process_new(
                 if not may_continue():
                     break
     except files.UnsafePlace as error:
-        raise ConfigError(f"cannot use the Maildir {folder}: {error.reason(folder)}", error.remedy) from None
+        raise ConfigError(
+            tr("cannot use the Maildir {folder}: {reason}", folder=folder, reason=error.reason(folder)), error.remedy
+        ) from None
     except OSError as error:
-        hint = "set inbound.maildir to a Maildir that you may change"
-        raise ConfigError(f"cannot use the Maildir {folder}: {error.strerror}", hint) from None
+        hint = tr("set inbound.maildir to a Maildir that you may change")
+        raise ConfigError(
+            tr("cannot use the Maildir {folder}: {strerror}", folder=folder, strerror=error.strerror), hint
+        ) from None
     return total
 
 

@@ -35,6 +35,7 @@ from skychimp.store.clients.bad_addresses import BadAddress
 from skychimp.store.database import Store
 from skychimp.store.ledger import storable
 from skychimp.store.returned_mail import Returned
+from skychimp.translation import tr
 
 RECENT = timedelta(days=14)
 """For how long after an email a report without a token may be about it."""
@@ -328,7 +329,7 @@ class _Effects:
                 days = days_by_address.get((self._hash(recipient), recipient.owner_id), 0)
                 if days < self._settings.soft_bounces:
                     continue
-                reason = f"bounced on {days} days, at last: {reason}"
+                reason = tr("bounced on {days} days, at last: {reason}", days=days, reason=reason)
             yield BadAddress(recipient.client_id, recipient.address, reason)
 
     def _hash(self, recipient: Recipient) -> str:

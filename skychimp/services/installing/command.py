@@ -10,6 +10,7 @@ from skychimp.config.settings import Settings
 from skychimp.errors import InvalidValue
 from skychimp.store.schema import is_on_server
 from skychimp.text import has_control_character, shortened
+from skychimp.translation import tr
 
 
 def command_words(settings: Settings) -> list[str]:
@@ -30,7 +31,8 @@ def _store_words(settings: Settings) -> list[str]:
         return []
     if hide_password(url) != url:
         raise InvalidValue(
-            "the store's URL has a password, which others would see on the command line", "set store.url in the config"
+            tr("the store's URL has a password, which others would see on the command line"),
+            tr("set store.url in the config"),
         )
     return ["--store", url]
 
@@ -38,6 +40,6 @@ def _store_words(settings: Settings) -> list[str]:
 def on_one_line(text: str) -> str:
     """Return a text that is put on a line of a crontab or a unit. Raises InvalidValue if it would end the line."""
     if has_control_character(text):
-        hint = "use paths without line breaks and control characters"
-        raise InvalidValue(f"cannot write {shortened(text, 200)} on one line", hint)
+        hint = tr("use paths without line breaks and control characters")
+        raise InvalidValue(tr("cannot write {text} on one line", text=shortened(text, 200)), hint)
     return text

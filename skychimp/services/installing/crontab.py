@@ -8,6 +8,7 @@ from skychimp.errors import ConfigError, NotFound, SkychimpError
 from skychimp.services.installing.command import command_words, on_one_line
 from skychimp.services.installing.steps import RunProgram, Step, run_program
 from skychimp.shell import command_line, run_hint, run_line_hint
+from skychimp.translation import tr
 
 MARK = "# skychimp service install"
 """Ends a line that we have added. The shell takes it for a comment."""
@@ -35,7 +36,7 @@ def remove_steps(settings: Settings) -> list[Step]:
     lines = _read_lines()
     ours = [each for each in lines if _is_ours(each, settings)]
     if not ours:
-        raise NotFound("the crontab has no line for this installation", run_hint("service", "install"))
+        raise NotFound(tr("the crontab has no line for this installation"), run_hint("service", "install"))
     others = [each for each in lines if each not in ours]
     return [_write(others, f"remove from the crontab: {ours[0]}")]
 
@@ -52,7 +53,7 @@ def _escaped(command: str) -> str:
 
 def _read_lines() -> list[str]:
     if shutil.which("crontab") is None:
-        raise ConfigError("this system has neither systemd nor cron", 'start "skychimp daemon" in another way')
+        raise ConfigError(tr("this system has neither systemd nor cron"), tr('start "skychimp daemon" in another way'))
     done = run_program("crontab", "-l")
     if done.returncode == 0:
         return done.stdout.splitlines()
@@ -60,7 +61,8 @@ def _read_lines() -> list[str]:
         return []
     # An unreadable crontab must not be taken for an empty one, which would replace it.
     raise SkychimpError(
-        f"cannot read the crontab: {done.stderr.strip().partition(chr(10))[0]}", run_line_hint("crontab", "-l")
+        tr("cannot read the crontab: {partition}", partition=done.stderr.strip().partition(chr(10))[0]),
+        run_line_hint("crontab", "-l"),
     )
 
 

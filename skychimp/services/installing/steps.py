@@ -10,6 +10,7 @@ from typing import Protocol
 from skychimp import files
 from skychimp.errors import SkychimpError
 from skychimp.shell import command_line
+from skychimp.translation import Phrase, tr
 
 TIMEOUT_S = 120
 """How long a program may take: a service is ready only once its store is open."""
@@ -40,7 +41,8 @@ class WriteFile:
                 file.write(self.text.encode())
         except OSError as error:
             raise SkychimpError(
-                f"cannot write {self.path}: {error.strerror}", "check the folder's permissions"
+                tr("cannot write {path}: {strerror}", path=self.path, strerror=error.strerror),
+                tr("check the folder's permissions"),
             ) from None
 
 
@@ -58,7 +60,10 @@ class RemoveFile:
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise SkychimpError(f"cannot remove {self.path}: {error.strerror}", "remove the file yourself") from None
+            raise SkychimpError(
+                tr("cannot remove {path}: {strerror}", path=self.path, strerror=error.strerror),
+                tr("remove the file yourself"),
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class RunProgram:
     """Run a program. `stdin` is what it reads, `shown` what is shown in place of its command line."""
 
     words: tuple[str, ...]
-    hint: str
+    hint: Phrase
     stdin: str = ""
     shown: str = ""
 
@@ -77,8 +82,12 @@ class RunProgram:
         """Run it. Raises SkychimpError if it fails."""
         done = run_program(*self.words, stdin=self.stdin)
         if done.returncode:
-            reason = done.stderr.strip().partition("\n")[0] or f"it exited with status {done.returncode}"
-            raise SkychimpError(f"{command_line(*self.words)} failed: {reason}", self.hint)
+            reason = done.stderr.strip().partition("\n")[0] or tr(
+                "it exited with status {returncode}", returncode=done.returncode
+            )
+            raise SkychimpError(
+                tr("{command} failed: {reason}", command=command_line(*self.words), reason=reason), self.hint
+            )
 
 
 def perform(steps: Iterable[Step]) -> None:
@@ -101,6 +110,9 @@ def run_program(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str
             env=os.environ | {"LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
-        raise SkychimpError(f"{command_line(*words)} does not end", "run it yourself") from None
+        raise SkychimpError(tr("{command} does not end", command=command_line(*words)), tr("run it yourself")) from None
     except OSError as error:
-        raise SkychimpError(f"cannot run {words[0]}: {error.strerror}", "check that it is installed") from None
+        raise SkychimpError(
+            tr("cannot run {words}: {strerror}", words=words[0], strerror=error.strerror),
+            tr("check that it is installed"),
+        ) from None

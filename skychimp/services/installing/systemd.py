@@ -11,6 +11,7 @@ from skychimp.services.installing.marks import is_ours, mark
 from skychimp.services.installing.steps import RemoveFile, RunProgram, Step, WriteFile
 from skychimp.services.installing.units import DAEMON, make_units, make_user_unit
 from skychimp.shell import run_hint, run_line_hint
+from skychimp.translation import tr
 
 BOOTED = Path("/run/systemd/system")
 """It exists if systemd runs this system (sd_booted(3))."""
@@ -48,7 +49,7 @@ def remove_steps(*, user: bool) -> list[Step]:
     """
     path = unit_path(user=user)
     if not os.path.lexists(path):
-        raise NotFound(f"{path} not found", run_hint("service", "install"))
+        raise NotFound(tr("{path} not found", path=path), run_hint("service", "install"))
     _require_root(user)
     _require_ours(path)
     return [*_systemctl(user, ("disable", "--now", DAEMON)), RemoveFile(path), *_systemctl(user, ("daemon-reload",))]
@@ -70,14 +71,18 @@ def is_lingering(account: str) -> bool:
 def _require_root(user: bool) -> None:
     """Raise InvalidValue if a service of the system is to be changed and we are not root."""
     if not user and os.geteuid() != 0:
-        raise InvalidValue("only root can set up a service of the system", "use --user for a service of your account")
+        raise InvalidValue(
+            tr("only root can set up a service of the system"), tr("use --user for a service of your account")
+        )
 
 
 def _require_ours(path: Path) -> None:
     """Raise Conflict if there is a unit that we did not write, or that was changed since."""
     if os.path.lexists(path) and not is_ours(path, COMMENT):
         backup = path.with_name(f"{path.name}.old")
-        raise Conflict(f"{path} was not written by Skychimp, or was changed since", run_line_hint("mv", path, backup))
+        raise Conflict(
+            tr("{path} was not written by Skychimp, or was changed since", path=path), run_line_hint("mv", path, backup)
+        )
 
 
 def _systemctl(user: bool, *commands: Sequence[str]) -> list[Step]:

@@ -14,6 +14,7 @@ from skychimp.services.installing.command import command_words, on_one_line
 from skychimp.services.monitoring.health import max_silence_s
 from skychimp.store.schema import is_on_server, store_path
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 _LIMITS = """\
 # Less than 100 MB are used with a million clients. The rest is for many large messages at the same time.
@@ -224,8 +225,8 @@ def _credential_lines(section: str, file: Path | None) -> str:
         return ""
     path = on_one_line(str(file))
     if path.endswith("\\") or path != path.strip():  # a backslash would join the line with the next one
-        hint = "use a name without a space or a backslash at its end"
-        raise InvalidValue(f"cannot write {shortened(path, 200)} in a unit", hint)
+        hint = tr("use a name without a space or a backslash at its end")
+        raise InvalidValue(tr("cannot write {path} in a unit", path=shortened(path, 200)), hint)
     return (
         f"LoadCredential={section}-password:{path.replace('%', '%%')}\n"
         f"Environment=SKYCHIMP_{section.upper()}__PASSWORD_FILE=%d/{section}-password\n"

@@ -15,6 +15,7 @@ from skychimp.store.clients.audience import Choice
 from skychimp.store.clients.tags import spell
 from skychimp.store.session import Session
 from skychimp.text import checked_tags
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -159,11 +160,11 @@ def _filters(audience: Audience) -> Iterator[_FilterInput]:
 def _require_selection(audience: Audience) -> None:
     if audience.all_clients and audience.selects_some:
         raise InvalidValue(
-            "--all-clients cannot be combined with --tag, --segment, --where or --client",
-            "use --all-clients alone, or with --except-tag, --except-segment or --except-where",
+            tr("--all-clients cannot be combined with --tag, --segment, --where or --client"),
+            tr("use --all-clients alone, or with --except-tag, --except-segment or --except-where"),
         )
     if not audience.selects:
-        raise InvalidValue("no recipients selected", "use --all-clients, --tag, --segment, --where or --client")
+        raise InvalidValue(tr("no recipients selected"), tr("use --all-clients, --tag, --segment, --where or --client"))
 
 
 def _require_own_clients(db: Session, actor: Actor, client_ids: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from skychimp.errors import InvalidValue
 from skychimp.models import Every
 from skychimp.store.occurrences.canary import sample_size
 from skychimp.text import shortened
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -58,7 +59,7 @@ def set_canary(mailing: "Mailing", typed: CanaryInput) -> None:
             mailing.canary_wait_s = _seconds(DEFAULT_WAIT)
     if typed.wait is not None:
         if not mailing.canary:
-            raise InvalidValue("--canary-wait needs a canary", "use --canary 1% or --canary 50")
+            raise InvalidValue(tr("--canary-wait needs a canary"), tr("use --canary 1% or --canary 50"))
         mailing.canary_wait_s = _seconds(typed.wait)
     if mailing.canary:
         _check_wait(timedelta(seconds=mailing.canary_wait_s), mailing.every)
@@ -71,7 +72,8 @@ def parse_size(text: str) -> str:
     percentage = _PERCENTAGE.fullmatch(text.strip())
     if percentage is None or not float(percentage[1]):
         raise InvalidValue(
-            f"invalid --canary {shortened(text)}", "use a number of clients such as 50, or a percentage such as 1%"
+            tr("invalid --canary {text}", text=shortened(text)),
+            tr("use a number of clients such as 50, or a percentage such as 1%"),
         )
     return f"{percentage[1]}%"
 
@@ -83,11 +85,19 @@ def number_of_first(size: str, number: int) -> int:
 
 def _check_wait(wait: timedelta, every: Every) -> None:
     if wait < SHORTEST_WAIT:
-        raise InvalidValue("--canary-wait is too short", f"use at least {format_duration(SHORTEST_WAIT)}")
+        raise InvalidValue(
+            tr("--canary-wait is too short"),
+            tr("use at least {format_duration}", format_duration=format_duration(SHORTEST_WAIT)),
+        )
     if wait > LONGEST_WAIT[every]:
         longest = format_duration(LONGEST_WAIT[every])
         raise InvalidValue(
-            f"--canary-wait {format_duration(wait)} is too long for --every {every}", f"use at most {longest}"
+            tr(
+                "--canary-wait {format_duration} is too long for --every {every}",
+                format_duration=format_duration(wait),
+                every=every,
+            ),
+            tr("use at most {longest}", longest=longest),
         )
 
 

@@ -48,6 +48,7 @@ from skychimp.store.database import Store
 from skychimp.store.occurrences import sweeping
 from skychimp.store.session import Session
 from skychimp.text import checked_topic, folded, nfc, one_line, shortened
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -299,7 +300,7 @@ def disable(store: Store, actor: Actor, mailing_id: int, reason: str = "") -> Ma
     A manager's decision replaces that of the owner or the system, and only a manager can undo it.
     """
     scope = authorize(actor, Action.DISABLE_MAILINGS)
-    reason = one_line(reason, "reason", MAX_REASON_LENGTH) or "no reason given"
+    reason = one_line(reason, "reason", MAX_REASON_LENGTH) or tr("no reason given")
     now = store.now()
     with store.write() as db:
         mailing = get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
@@ -327,7 +328,8 @@ def enable(store: Store, actor: Actor, mailing_id: int) -> MailingInfo:
         mailing = db.get_one(Mailing, mailing_id)
         if scope == Scope.OWN and mailing.disabled_by_id not in (None, actor.user_id):
             raise Denied(
-                f"mailing {mailing_id} was disabled by a manager", "ask a manager or an administrator to enable it"
+                tr("mailing {mailing_id} was disabled by a manager", mailing_id=mailing_id),
+                tr("ask a manager or an administrator to enable it"),
             )
         stopped_at = min(filter(None, (mailing.disabled_at, mailing.held_at)), default=now)
         holds.add_time_held_up(db.connection(), _O.c.mailing_id == mailing_id, stopped_at, now)
@@ -417,11 +419,14 @@ def _checked_name(db: Session, actor: Actor, name: str, mailing_id: int = 0) -> 
     """Return a name that a mailing can have. Raises InvalidValue, and Conflict if another one of the actor's has it."""
     name = one_line(nfc(name), "name", MAX_MAILING_NAME_LENGTH)
     if name.isdecimal():
-        raise InvalidValue(f"invalid name {shortened(name)}", "use a name that is not a number")
+        raise InvalidValue(tr("invalid name {name}", name=shortened(name)), tr("use a name that is not a number"))
     named = select(_M.c.id, _M.c.name).where(_M.c.owner_id == actor.user_id, _M.c.deleted_at.is_(None), _M.c.name != "")
     for other_id, other in db.execute(named):
         if other_id != mailing_id and folded(other) == folded(name):
-            raise Conflict(f"mailing {other_id} already has the name {shortened(name)}", "use another name")
+            raise Conflict(
+                tr("mailing {other_id} already has the name {name}", other_id=other_id, name=shortened(name)),
+                tr("use another name"),
+            )
     return name
 
 

@@ -13,6 +13,7 @@ from skychimp.store.clients import audience
 from skychimp.store.clients import fields as store_fields
 from skychimp.store.session import Session
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -41,6 +42,13 @@ def _missing_values(message_id: int | None, missing: dict[str, int]) -> InvalidV
     reason = f"{count_of(number, 'client')} {'has' if number == 1 else 'have'} no {name}"
     reason += "".join(f", {more:,} no {other}" for other, more in others)
     return InvalidValue(
-        f"message {message_id} needs a value of each field for all clients: {reason}",
-        f'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients',
+        tr(
+            "message {message_id} needs a value of each field for all clients: {reason}",
+            message_id=message_id,
+            reason=reason,
+        ),
+        tr(
+            'use {{{{ client.fields.{name} | default("...") }}}} in the message, or set the field of these clients',
+            name=name,
+        ),
     )

@@ -24,6 +24,7 @@ from skychimp.store.conditions import is_before_end, is_in_outbox, is_sendable, 
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.store.sql import id_list
+from skychimp.translation import tr
 from skychimp.transport import make_outbox
 from skychimp.transport.interfaces import OUTBOX
 
@@ -91,15 +92,17 @@ def queue_outbox(
 def _require_mail_server(settings: Settings) -> None:
     if settings.mail.transport == "outbox":
         file = f" in {settings.config_file}" if settings.config_file else ""
-        raise ConfigError("no mail server is configured", f'set mail.transport = "smtp" and smtp.host{file}')
+        raise ConfigError(
+            tr("no mail server is configured"), tr('set mail.transport = "smtp" and smtp.host{file}', file=file)
+        )
     runner.require_files(runner.with_sender(settings))
 
 
 def _require_no_writer(db: Connection, store: Store, mailing_id: int | None, now: datetime) -> None:
     other = runs.find_sending(db, store.path, mailing_id, now)
     if other is not None and other.relay == OUTBOX:
-        message = f"process {other.pid} still writes emails to the outbox"
-        raise Conflict(message, "restart it, so that it uses the new settings")
+        message = tr("process {pid} still writes emails to the outbox", pid=other.pid)
+        raise Conflict(message, tr("restart it, so that it uses the new settings"))
 
 
 def _in_outbox(mailing_id: int | None) -> Select[int]:

@@ -18,6 +18,7 @@ from skychimp.store.clients import audience
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.store.sql import id_list
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -110,8 +111,15 @@ def _chosen(
 
 def _require_open(mailing: "Mailing", store: Store) -> None:
     if mailing.end_at is not None and mailing.end_at <= store.now():
-        message = f"mailing {mailing.id} ended at {mailing.end_at:%Y-%m-%d %H:%M} UTC, so nothing would be sent"
-        hint = f"{run_hint('mailings', 'update', mailing.id, '--no-end')}, or give it another --end, and retry then"
+        message = tr(
+            "mailing {id} ended at {end_at:%Y-%m-%d %H:%M} UTC, so nothing would be sent",
+            id=mailing.id,
+            end_at=mailing.end_at,
+        )
+        hint = tr(
+            "{hint}, or give it another --end, and retry then",
+            hint=run_hint("mailings", "update", mailing.id, "--no-end"),
+        )
         raise Conflict(message, hint)
 
 

@@ -11,6 +11,7 @@ from skychimp.delivery.scheduling.recurrence import Schedule
 from skychimp.errors import InvalidValue
 from skychimp.models import CatchUp, Every, MailingStatus, tables
 from skychimp.store.session import Session
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.models import Mailing
@@ -50,7 +51,7 @@ def parse_schedule(typed: ScheduleInput, now: datetime) -> Schedule:
     start = time_input.parse_local(typed.start, typed.timezone, now)
     end = None if typed.end is None else time_input.parse_when(typed.end, typed.timezone, now)
     if end is not None and end <= recurrence.to_utc(start, typed.timezone):
-        raise InvalidValue("--end must be after --start", "use a later --end")
+        raise InvalidValue(tr("--end must be after --start"), tr("use a later --end"))
     return Schedule(start, typed.timezone, typed.every, end)
 
 

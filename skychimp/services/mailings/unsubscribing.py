@@ -11,6 +11,7 @@ from skychimp.models import tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services.messages import contents
 from skychimp.store.database import Store
+from skychimp.translation import tr
 
 _MSG = tables.message
 
@@ -31,7 +32,10 @@ def check_message(
         content = contents.read_content(db, message_id)
     has_link = settings.web.url is not None or settings.inbound.address is not None
     if not has_link and compose.uses_variable(content, UNSUBSCRIBE_URL):
-        reason = f"message {message_id} uses {{{{ unsubscribe_url }}}}, but there is no address for unsubscribing"
+        reason = tr(
+            "message {message_id} uses {{{{ unsubscribe_url }}}}, but there is no address for unsubscribing",
+            message_id=message_id,
+        )
         raise InvalidValue(reason, NO_LINK_HINT)
     warnings = []
     if not (has_link or transactional):

@@ -19,6 +19,7 @@ from skychimp.services.blog import images
 from skychimp.store.database import Store
 from skychimp.store.occurrences import stored_files
 from skychimp.text import count_of, shortened
+from skychimp.translation import tr
 
 _MSG = tables.message
 
@@ -152,17 +153,26 @@ def _require_different_names(files: Sequence[AttachedFile]) -> None:
     names = [file.name for file in files]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidValue(f"two attachments have the name {shortened(name)}", "rename one of the files")
+            raise InvalidValue(
+                tr("two attachments have the name {name}", name=shortened(name)), tr("rename one of the files")
+            )
 
 
 def _require_limits(attachments: Attachments, max_size: ByteSize) -> None:
     if len(attachments.files) + len(attachments.paths) > MOST_ATTACHMENTS:
-        raise InvalidValue(f"the message has more than {MOST_ATTACHMENTS} attachments", "attach fewer files")
+        raise InvalidValue(
+            tr("the message has more than {most_attachments} attachments", most_attachments=MOST_ATTACHMENTS),
+            tr("attach fewer files"),
+        )
     size = sum(parts.encoded_size(file.size) for file in attachments.files)
     if size > max_size:
         raise InvalidValue(
-            f"the attachments have {size // 1_000:,} kB in an email, more than {max_size}",
-            "attach smaller files, or set mail.max_attachment_size",
+            tr(
+                "the attachments have {size:,} kB in an email, more than {max_size}",
+                size=size // 1_000,
+                max_size=max_size,
+            ),
+            tr("attach smaller files, or set mail.max_attachment_size"),
         )
 
 
@@ -184,8 +194,8 @@ def _pictures(
             yield known[source]
         elif is_text_new:
             raise InvalidValue(
-                f"the picture {shortened(source)} has no folder",
-                "use --body-file with the picture in the same folder, or the https URL of the picture",
+                tr("the picture {source} has no folder", source=shortened(source)),
+                tr("use --body-file with the picture in the same folder, or the https URL of the picture"),
             )
 
 
@@ -205,5 +215,8 @@ def _read_picture(source: str, read: Callable[[str], bytes], new: dict[str, byte
     try:
         media_type = images.media_type(data)
     except InvalidValue as error:
-        raise InvalidValue(f"cannot use the picture {shortened(source)}: {error.message}", error.hint) from None
+        raise InvalidValue(
+            tr("cannot use the picture {source}: {message}", source=shortened(source), message=error.message),
+            error.hint,
+        ) from None
     return _keep(NewFile(source, data), new, source, media_type)

@@ -20,6 +20,7 @@ from skychimp.services.messages.checks.shown_parts import ShownPart, read_html, 
 from skychimp.services.messages.rendering import Preview, Samples
 from skychimp.services.operations.findings import PROBLEM, WARNING
 from skychimp.store.database import Store
+from skychimp.translation import tr
 
 SAMPLE_POSTAL_ADDRESS = "Example Ltd, 1 Main Street, London"
 HTML, TEXT = "HTML", "text"
@@ -88,13 +89,13 @@ def check_unsubscribing(sample: Preview, extras: Extras) -> Iterator[MessageFind
     ]
     without_address = [part for part, page in pages.items() if address not in " ".join(page.text.split())]
     if without_link:
-        remedy = "add {{ unsubscribe_url }}, in Markdown as [Unsubscribe]({{ unsubscribe_url }})"
+        remedy = tr("add {{ unsubscribe_url }}, in Markdown as [Unsubscribe]({{ unsubscribe_url }})")
         where = " and ".join(without_link)
-        yield MessageFinding("unsubscribing", WARNING, "the body has no unsubscribe link", remedy, where)
+        yield MessageFinding("unsubscribing", WARNING, tr("the body has no unsubscribe link"), remedy, where)
     if without_address:
-        remedy = "add {{ postal_address }}: some countries require it"
+        remedy = tr("add {{ postal_address }}: some countries require it")
         where = " and ".join(without_address)
-        yield MessageFinding("unsubscribing", WARNING, "the body has no postal address", remedy, where)
+        yield MessageFinding("unsubscribing", WARNING, tr("the body has no postal address"), remedy, where)
 
 
 def _check_sample(sample: Preview) -> Iterator[MessageFinding]:

@@ -15,6 +15,7 @@ from skychimp.store.clients import fields as store_fields
 from skychimp.store.conditions import is_unfinished
 from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.session import Session
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.layouts.finishing import Layout
@@ -36,14 +37,14 @@ def validate(
     if content.format != Format.HTML:
         content = content._replace(html=None)
     elif content.html is None or not content.html.strip():
-        raise InvalidValue("the HTML part is empty", "use another --html-file, or none")
+        raise InvalidValue(tr("the HTML part is empty"), tr("use another --html-file, or none"))
     compose.require_sizes(content)
     if "\0" in "".join((content.subject, content.body, content.html or "")):
-        raise InvalidValue("the message contains a NUL character", "delete it: no text has one")
+        raise InvalidValue(tr("the message contains a NUL character"), tr("delete it: no text has one"))
     if not is_digest and has_posts_placeholder(content.body + (content.html or "")):
-        raise InvalidValue("only a digest can contain {{ posts }}", "use --digest")
+        raise InvalidValue(tr("only a digest can contain {{ posts }}"), tr("use --digest"))
     if is_digest and content.html is not None and not has_posts_placeholder(content.html):
-        raise InvalidValue("the HTML part of the digest has no {{ posts }}", "add {{ posts }} to the HTML part")
+        raise InvalidValue(tr("the HTML part of the digest has no {{ posts }}"), tr("add {{ posts }} to the HTML part"))
     sample = insert_posts(content, SAMPLE_POSTS) if is_digest else content
     compose.check_content(sample, fields)
     if layout is not None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
 from skychimp.text import did_you_mean, shortened
+from skychimp.translation import tr
 
 KEYS = ("subject", "digest", "layout", "preheader")
 
@@ -14,7 +15,7 @@ _YAML_BEGIN = re.compile(r"\s*---[ \t]*\n[A-Za-z_][\w-]*:(\s|$)")
 _TOML_BEGIN = re.compile(r"\s*\+\+\+[ \t]*\n[A-Za-z_][\w-]* *=")
 _LINE = re.compile(r"([A-Za-z_][\w-]*):(?:[ \t]+(.*))?")
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
-_HINT = "write it as lines KEY: VALUE; for a horizontal line instead, write ***"
+_HINT = tr("write it as lines KEY: VALUE; for a horizontal line instead, write ***")
 
 
 class FrontMatter(NamedTuple):
@@ -34,14 +35,16 @@ def split_front_matter(source: str) -> tuple[FrontMatter, str]:
     text = source.replace("\r\n", "\n")
     if _TOML_BEGIN.match(text):
         raise InvalidValue(
-            "front matter between lines +++ is not supported", "write lines KEY: VALUE between lines ---"
+            tr("front matter between lines +++ is not supported"), tr("write lines KEY: VALUE between lines ---")
         )
     if not _YAML_BEGIN.match(text):
         return FrontMatter(), source
     lines = text.lstrip().split("\n")
     end = next((number for number, line in enumerate(lines) if number and line.rstrip() in ("---", "...")), None)
     if end is None:
-        raise InvalidValue("the front matter has no end", "end it with a line ---; for a horizontal line, write ***")
+        raise InvalidValue(
+            tr("the front matter has no end"), tr("end it with a line ---; for a horizontal line, write ***")
+        )
     values = _values(lines[1:end])
     digest = _boolean("digest", values["digest"]) if "digest" in values else None
     settings = FrontMatter(values.get("subject"), digest, values.get("layout"), values.get("preheader"))
@@ -55,13 +58,15 @@ def _values(lines: Iterable[str]) -> dict[str, str]:
             continue
         match = _LINE.fullmatch(line.rstrip())
         if match is None:
-            raise InvalidValue(f"invalid line in the front matter: {shortened(line)}", _HINT)
+            raise InvalidValue(tr("invalid line in the front matter: {line}", line=shortened(line)), _HINT)
         key = match[1].lower()
         if key not in KEYS:
-            hint = did_you_mean(key, KEYS) or f"use {', '.join(KEYS[:-1])} or {KEYS[-1]}, or remove it"
-            raise InvalidValue(f"unknown key in the front matter: {shortened(match[1])}", hint)
+            hint = did_you_mean(key, KEYS) or tr(
+                "use {keys} or {keys_2}, or remove it", keys=", ".join(KEYS[:-1]), keys_2=KEYS[-1]
+            )
+            raise InvalidValue(tr("unknown key in the front matter: {match}", match=shortened(match[1])), hint)
         if key in values:
-            raise InvalidValue(f"duplicate key in the front matter: {key}", "remove one of them")
+            raise InvalidValue(tr("duplicate key in the front matter: {key}", key=key), tr("remove one of them"))
         values[key] = _unquoted(key, match[2] or "")
     return values
 
@@ -75,11 +80,17 @@ def _unquoted(key: str, value: str) -> str:
     except ValueError:
         text = None
     if not isinstance(text, str) or value[:1] in ("'", "|", ">"):
-        raise InvalidValue(f"invalid value of {key} in the front matter: {shortened(value)}", "write it on one line")
+        raise InvalidValue(
+            tr("invalid value of {key} in the front matter: {value}", key=key, value=shortened(value)),
+            tr("write it on one line"),
+        )
     return text
 
 
 def _boolean(key: str, value: str) -> bool:
     if value.lower() not in _BOOLEANS:
-        raise InvalidValue(f"invalid value of {key} in the front matter: {shortened(value)}", "use true or false")
+        raise InvalidValue(
+            tr("invalid value of {key} in the front matter: {value}", key=key, value=shortened(value)),
+            tr("use true or false"),
+        )
     return _BOOLEANS[value.lower()]

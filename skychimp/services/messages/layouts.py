@@ -21,6 +21,7 @@ from skychimp.store.database import Store
 from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.session import Session
 from skychimp.text import folded, nfc, one_line, shortened
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.layouts.finishing import Layout
@@ -92,7 +93,7 @@ def show(store: Store, actor: Actor, name: str, *, action: Action = Action.SEE_M
 
         if action != Action.SEE_MESSAGES:
             hint = run_hint("layouts", "show", DEFAULT, "--html") + ", and create a layout of your own"
-            raise InvalidValue("the built-in layout cannot be changed or deleted", hint)
+            raise InvalidValue(tr("the built-in layout cannot be changed or deleted"), hint)
         return LayoutInfo(None, DEFAULT, finishing.default_layout(), None, None)
     with store.read() as db:
         found = _find(db, actor, name, action)
@@ -140,7 +141,9 @@ def remove(store: Store, actor: Actor, name: str) -> LayoutInfo:
         message_id = db.scalar(_used_by(deleted.id).with_only_columns(_MSG.c.id).limit(1))
         if message_id is not None:
             hint = run_hint("messages", "update", message_id, "--layout", DEFAULT)
-            raise Conflict(f"layout {deleted.name} is used by message {message_id}", hint)
+            raise Conflict(
+                tr("layout {name} is used by message {message_id}", name=deleted.name, message_id=message_id), hint
+            )
         db.execute(delete(_L).where(_L.c.id == deleted.id))
         audit.record(db, actor, "delete", "layout", deleted.id)
     return deleted
@@ -169,7 +172,7 @@ def choose(
     """
     if message_format == Format.TEXT:
         if name is not None and folded(name) != NONE:
-            raise InvalidValue("a plain text has no layout", "use --markdown or --html-file, or --layout none")
+            raise InvalidValue(tr("a plain text has no layout"), tr("use --markdown or --html-file, or --layout none"))
         return Choice()
     old = old or Choice()
     if name is None:
@@ -195,7 +198,7 @@ def read_choice(db: Session, message_id: int) -> Choice:
 def with_preheader(choice: Choice, preheader: str) -> Choice:
     """Return a choice with a preheader. Raises InvalidValue if there is no layout that could show it."""
     if preheader and choice.kind is None:
-        raise InvalidValue("a preheader needs a layout", "use --layout default with --markdown or --html-file")
+        raise InvalidValue(tr("a preheader needs a layout"), tr("use --layout default with --markdown or --html-file"))
     return choice._replace(preheader=preheader)
 
 
@@ -230,19 +233,25 @@ def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str
         try:
             contents.validate(contents.content_of(message), fields, layout, is_digest=message.digest)
         except InvalidValue as error:
-            raise InvalidValue(f"message {message.id} cannot use this layout: {error.message}", error.hint) from None
+            raise InvalidValue(
+                tr("message {id} cannot use this layout: {message}", id=message.id, message=error.message), error.hint
+            ) from None
 
 
 def _rename(db: Session, layout: "LayoutRow", name: str) -> None:
     """Give a layout a name that no other of its owner's has. Raises InvalidValue and Conflict."""
     name = one_line(nfc(name), "name", MAX_NAME_LENGTH)
     if not name or name.isdecimal():
-        raise InvalidValue(f"invalid name {shortened(name)}", "use a name that is not a number, such as newsletter")
+        raise InvalidValue(
+            tr("invalid name {name}", name=shortened(name)), tr("use a name that is not a number, such as newsletter")
+        )
     if folded(name) in (DEFAULT, NONE):
-        raise InvalidValue(f"the name {name} has a meaning of its own", "use another name, such as newsletter")
+        raise InvalidValue(
+            tr("the name {name} has a meaning of its own", name=name), tr("use another name, such as newsletter")
+        )
     is_other = (_L.c.owner_id == layout.owner_id) & (_L.c.key == folded(name)) & (_L.c.id != (layout.id or 0))
     if db.scalar(select(exists().where(is_other))):
-        raise Conflict(f"layout {name} already exists", "use another name")
+        raise Conflict(tr("layout {name} already exists", name=name), tr("use another name"))
     layout.name, layout.key = name, folded(name)
 
 

@@ -32,6 +32,7 @@ from skychimp.store.occurrences.layouts import add_layout
 from skychimp.store.occurrences.opening import TakenFields
 from skychimp.store.session import Session
 from skychimp.text import folded
+from skychimp.translation import tr
 
 Value = TypeVar("Value")
 
@@ -197,8 +198,13 @@ def remove(store: Store, actor: Actor, message_id: int) -> MessageInfo:
         try:
             db.execute(delete(_MSG).where(_MSG.c.id == message_id))
         except IntegrityError:
-            hint = f"{run_hint('mailings', 'delete', mailing_id)}, or give the mailing another message"
-            raise Conflict(f"message {message_id} is used by mailing {mailing_id}", hint) from None
+            hint = tr("{hint}, or give the mailing another message", hint=run_hint("mailings", "delete", mailing_id))
+            raise Conflict(
+                tr(
+                    "message {message_id} is used by mailing {mailing_id}", message_id=message_id, mailing_id=mailing_id
+                ),
+                hint,
+            ) from None
         attachments.remove(db.connection(), stored)
         audit.record(db, actor, "delete", "message", message_id)
     return deleted
@@ -241,7 +247,7 @@ def _change_open(
 ) -> None:
     for occurrence in open_occurrences(db, message_id):
         if is_digest:
-            raise Conflict("a digest that is open keeps its content", "update it without --also-open")
+            raise Conflict(tr("a digest that is open keeps its content"), tr("update it without --also-open"))
         done = prepared.get(occurrence.id)
         if done is None:  # it was opened meanwhile
             added = opening.find_added_fields(db.connection(), occurrence.id, _used_names(content, fields))
@@ -250,8 +256,8 @@ def _change_open(
             db.connection(), occurrence.id, done.looked_to, fields=done.fields, **content._asdict()
         ):
             raise Conflict(
-                f"mailing {occurrence.mailing_id} is being sent",
-                f"{run_hint('mailings', 'disable', occurrence.mailing_id)}, and update the message then",
+                tr("mailing {mailing_id} is being sent", mailing_id=occurrence.mailing_id),
+                tr("{hint}, and update the message then", hint=run_hint("mailings", "disable", occurrence.mailing_id)),
             )
 
 
@@ -335,11 +341,11 @@ def _with_body(content: MessageContent, fields: Collection[Field], *, is_digest:
     try:
         content = content._replace(body=conversions.text_from_html(html))
         if not content.body.strip():
-            raise InvalidValue("it has no text")
+            raise InvalidValue(tr("it has no text"))
         return validate(content, fields, is_digest=is_digest)
     except InvalidValue as error:
-        reason = f"no text part can be made from the HTML part: {error.message}"
-        raise InvalidValue(reason, "use --body or --body-file") from None
+        reason = tr("no text part can be made from the HTML part: {message}", message=error.message)
+        raise InvalidValue(reason, tr("use --body or --body-file")) from None
 
 
 def _attach(

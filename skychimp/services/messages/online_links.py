@@ -22,6 +22,7 @@ from skychimp import __version__
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.checks.links import show_url
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING
+from skychimp.translation import Phrase, tr
 
 TIMEOUT_S = 10.0
 """For each request: connecting, TLS and the headers of the reply together. Bodies are not read."""
@@ -80,7 +81,7 @@ def check_online(links: Mapping[str, str], own: Own) -> Iterator[MessageFinding]
     asked = [url for url in links if not _is_unsubscribing(url, own)]
     for url in asked[MAX_LINKS:]:
         found = f"{show_url(url)} was not asked for: the message has more than {MAX_LINKS} links"
-        yield MessageFinding("link", WARNING, found, "open it in a browser", links[url])
+        yield MessageFinding("link", WARNING, found, tr("open it in a browser"), links[url])
     client = _Client(own)
     with ThreadPoolExecutor(MAX_REQUESTS) as executor:
         futures = {executor.submit(client.check, url, links[url]): url for url in asked[:MAX_LINKS]}
@@ -116,15 +117,17 @@ class _Client:
                     return _finding(url, last, answer.status, where)
                 last = urljoin(last, answer.location)
                 if _is_unsubscribing(last, self._own):
-                    return MessageFinding("link", OK, f"{shown} redirects to the unsubscribe page", None, where)
+                    return MessageFinding(
+                        "link", OK, tr("{shown} redirects to the unsubscribe page", shown=shown), None, where
+                    )
         except _Refused as refusal:
             found = f"{_redirected(url, last)} was not asked for: {refusal}"
-            return MessageFinding("link", WARNING, found, "open it in a browser", where)
+            return MessageFinding("link", WARNING, found, tr("open it in a browser"), where)
         except (OSError, http.client.HTTPException, ValueError) as error:
             found = f"{_redirected(url, last)} does not answer: {_reason(error)}"
-            return MessageFinding("link", PROBLEM, found, "correct the link, or remove it", where)
+            return MessageFinding("link", PROBLEM, found, tr("correct the link, or remove it"), where)
         found = f"{shown} redirects more than {MAX_REDIRECTS} times"
-        return MessageFinding("link", PROBLEM, found, "link to the page itself", where)
+        return MessageFinding("link", PROBLEM, found, tr("link to the page itself"), where)
 
     def _ask(self, url: SplitResult) -> _Reply:
         """Return the answer to HEAD, or to GET if there is none or it is an error: some servers know only GET."""
@@ -230,24 +233,24 @@ def _finding(url: str, last: str, status: int, where: str) -> MessageFinding:
     if status < 400:
         return MessageFinding("link", OK, found, None, where)
     if status in _NOT_FOR_PROGRAMS:
-        return MessageFinding("link", WARNING, found, "open it in a browser: some servers refuse programs", where)
-    return MessageFinding("link", PROBLEM, found, "correct the link, or remove it", where)
+        return MessageFinding("link", WARNING, found, tr("open it in a browser: some servers refuse programs"), where)
+    return MessageFinding("link", PROBLEM, found, tr("correct the link, or remove it"), where)
 
 
 def _redirected(url: str, last: str) -> str:
     return show_url(url) if last == url else f"{show_url(url)} redirects to {show_url(last)}, which"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> Phrase:
     if isinstance(error, TimeoutError):
-        return f"no reply within {TIMEOUT_S:g} s"
+        return tr("no reply within {timeout_s:g} s", timeout_s=TIMEOUT_S)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid ({error.verify_message})"
+        return tr("its certificate is not valid ({verify_message})", verify_message=error.verify_message)
     if isinstance(error, socket.gaierror):
-        return "its host does not exist"
+        return tr("its host does not exist")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return "its reply is not valid HTTP"
+    return tr("its reply is not valid HTTP")
 
 
 def _origin(url: SplitResult) -> tuple[str, str, int]:

@@ -23,6 +23,7 @@ from skychimp.services.messages.contents import known_fields
 from skychimp.services.messages.messages import MessageInfo, show, stored_attachments
 from skychimp.store.database import Store
 from skychimp.store.occurrences import stored_files
+from skychimp.translation import tr
 
 _MSG = tables.message
 
@@ -142,7 +143,7 @@ def _compose(composer: Composer, recipient: Recipient, message_id: str, folder: 
     try:
         own = [file.encode() for file in folder.read(composer.own_paths(recipient))]
     except FileUnavailable as error:
-        hint = "choose a client who has the file"
+        hint = tr("choose a client who has the file")
         raise InvalidValue(error.message, error.hint or hint) from None
     return composer.compose(recipient, message_id, own_parts=own).whole
 

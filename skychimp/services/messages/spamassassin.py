@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.operations.findings import OK, WARNING
+from skychimp.translation import tr
 
 TIMEOUT_S = 60.0
 """SpamAssassin asks name servers, and starts slowly without its daemon."""
@@ -42,7 +43,7 @@ def check_spam(email: bytes, *, is_online: bool) -> MessageFinding | None:
             return _finding(verdict)
     if not installed:
         return None
-    return MessageFinding("spam", WARNING, "SpamAssassin gave no score", 'run "spamassassin --lint"')
+    return MessageFinding("spam", WARNING, tr("SpamAssassin gave no score"), tr('run "spamassassin --lint"'))
 
 
 def read_verdict(email: bytes) -> Verdict | None:
@@ -63,7 +64,7 @@ def _finding(verdict: Verdict) -> MessageFinding:
     rules = f": {', '.join(verdict.rules)}" if verdict.rules else ""
     found = f"SpamAssassin gives {verdict.score:g} points, and takes {verdict.required:g} for spam{rules}"
     is_spam = verdict.score >= verdict.required
-    remedy = "change what these rules describe" if is_spam else None
+    remedy = tr("change what these rules describe") if is_spam else None
     return MessageFinding("spam", WARNING if is_spam else OK, found, remedy)
 
 

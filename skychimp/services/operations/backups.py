@@ -28,11 +28,12 @@ from skychimp.store.occurrences import opening, sweeping
 from skychimp.store.schema import store_path
 from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import tr
 
 RESUMED = "resume sending"
 """The action in the audit trail when a person ends the hold of a restored store."""
 
-_BACKUP_FILE = 'use a file written by "skychimp backup"'
+_BACKUP_FILE = tr('use a file written by "skychimp backup"')
 
 _L = tables.login
 _O = tables.occurrence
@@ -240,7 +241,7 @@ def resume(store: Store, actor: Actor, decision: Resolution | None = None, *, re
     with store.write() as db:
         info = db.get_one(StoreInfo, 1)
         if info.held_at is None:
-            raise Conflict("the store is not on hold")
+            raise Conflict(tr("the store is not on hold"))
         if decision is None and not info.held_blind:
             decision = Resolution.RESEND
         if decision == Resolution.RESEND:
@@ -280,25 +281,27 @@ def require_target(store: Store, file: Path) -> None:
     """Raise InvalidValue unless a backup can be written to the file."""
     try:
         if file.exists() and not file.is_file():
-            raise InvalidValue(f"{file} is not a file", "use another FILE")
+            raise InvalidValue(tr("{file} is not a file", file=file), tr("use another FILE"))
         if place.is_part_of(store.path, file):
-            raise InvalidValue(f"{file} belongs to the store itself", "use another FILE")
+            raise InvalidValue(tr("{file} belongs to the store itself", file=file), tr("use another FILE"))
     except OSError as error:
-        raise InvalidValue(f"cannot write {file}: {error.strerror}", "use another FILE") from None
+        raise InvalidValue(
+            tr("cannot write {file}: {strerror}", file=file, strerror=error.strerror), tr("use another FILE")
+        ) from None
 
 
 def require_source(file: Path, store: Path | None = None) -> None:
     """Raise InvalidValue unless the file can be read and begins like a store, and is not the store."""
     if not file.exists():
-        raise InvalidValue(f"file {file} not found", _BACKUP_FILE)
+        raise InvalidValue(tr("file {file} not found", file=file), _BACKUP_FILE)
     if not file.is_file():
-        raise InvalidValue(f"{file} is not a regular file", _BACKUP_FILE)
+        raise InvalidValue(tr("{file} is not a regular file", file=file), _BACKUP_FILE)
     if not os.access(file, os.R_OK):
-        raise InvalidValue(f"cannot read {file}: permission denied", "use a file that you may read")
+        raise InvalidValue(tr("cannot read {file}: permission denied", file=file), tr("use a file that you may read"))
     if store is not None and store.exists() and file.samefile(store):
-        raise InvalidValue(f"{file} is the store itself", _BACKUP_FILE)
+        raise InvalidValue(tr("{file} is the store itself", file=file), _BACKUP_FILE)
     if not schema.is_store(file):
-        raise StoreNotReady(f"{file} is not a backup of a Skychimp store", _BACKUP_FILE)
+        raise StoreNotReady(tr("{file} is not a backup of a Skychimp store", file=file), _BACKUP_FILE)
 
 
 def _free_name(store: Path) -> Path:

@@ -18,6 +18,7 @@ from skychimp.store.database import Store
 from skychimp.store.occurrences import future_records
 from skychimp.store.session import Session
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 _A = tables.audit_entry
 _M = tables.mailing
@@ -124,7 +125,11 @@ def _unrecorded(mailing: Mailing, missed: int, opened: set[str], now: datetime) 
 
 
 def _describe(accepted: AcceptedClock) -> str:
-    text = f"{count_of(accepted.mailings, 'mailing')}, {accepted.restored:,} due again"
+    text = tr(
+        "{mailings}, {restored:,} due again",
+        mailings=count_of(accepted.mailings, "mailing"),
+        restored=accepted.restored,
+    )
     text += f", {count_of(accepted.requeued, 'email')} queued again" if accepted.requeued else ""
     if not accepted.passed:
         return text

@@ -6,6 +6,7 @@ from skychimp.errors import Conflict
 from skychimp.services import audit
 from skychimp.store import runs
 from skychimp.store.database import SQLITE, Store
+from skychimp.translation import tr
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ def compact(store: Store) -> Compacted:
     with store.read() as db:
         living = runs.count_living(db.connection(), store.path, store.now())
     if living:
-        raise Conflict("something is sending from this store", "stop the daemon, or wait until the run has ended")
+        raise Conflict(
+            tr("something is sending from this store"), tr("stop the daemon, or wait until the run has ended")
+        )
     before = _size(store)
     store.vacuum()
     audit.record_without_login(store, "compact", "store")

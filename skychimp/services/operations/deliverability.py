@@ -19,6 +19,7 @@ from skychimp.services.operations import sender_dns
 from skychimp.services.operations.doctor import return_path
 from skychimp.services.operations.findings import OK, Finding
 from skychimp.services.operations.sender_dns import DnsUnavailable, Lookup
+from skychimp.translation import tr
 
 
 class Status(StrEnum):
@@ -51,8 +52,8 @@ class Provider(NamedTuple):
     requires: Sequence[str]
 
 
-SPF = "SPF record"
-DKIM = "DKIM signature"
+SPF = tr("SPF record")
+DKIM = tr("DKIM signature")
 DMARC = "DMARC record"
 ALIGNMENT = "sender's domain aligns with SPF or DKIM"
 REVERSE_DNS = "forward and reverse DNS of the mail server"
@@ -159,7 +160,7 @@ class _Checks:
             return next((result for result in results if result.status != MET), results[0])
         published = sender_dns.check_dkim(self._domain, self._selector, self._lookup)
         if published.level == OK:
-            return _Result(NOT_KNOWABLE, "send yourself an email, and look for dkim=pass in its headers")
+            return _Result(NOT_KNOWABLE, tr("send yourself an email, and look for dkim=pass in its headers"))
         sign_here = 'or sign here: run "skychimp dkim keygen"'
         return _Result(NOT_MET if self._selector else NOT_KNOWABLE, f"{published.remedy}, {sign_here}")
 
@@ -172,15 +173,21 @@ class _Checks:
     def _one_click(self) -> _Result:
         if (self._settings.web.url or "").startswith("https://"):
             return _Result(MET)
-        return _Result(NOT_MET, "set web.url to an https address. If your mail server signs, let it sign both headers")
+        return _Result(
+            NOT_MET, tr("set web.url to an https address. If your mail server signs, let it sign both headers")
+        )
 
     def _list_unsubscribe(self) -> _Result:
         inbound = getattr(getattr(self._settings, "inbound", None), "address", None)
-        return _Result(MET) if self._settings.web.url or inbound else _Result(NOT_MET, "set web.url or inbound.address")
+        return (
+            _Result(MET)
+            if self._settings.web.url or inbound
+            else _Result(NOT_MET, tr("set web.url or inbound.address"))
+        )
 
     def _own_domain(self) -> _Result:
         if self._domain in MAILBOX_DOMAINS:
-            return _Result(NOT_MET, "set mail.sender to an address at a domain of your own")
+            return _Result(NOT_MET, tr("set mail.sender to an address at a domain of your own"))
         return _Result(MET)
 
     def _keys(self) -> list[DkimKey]:

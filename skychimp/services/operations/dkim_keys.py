@@ -6,6 +6,7 @@ from skychimp import files
 from skychimp.delivery.composing import dkim
 from skychimp.delivery.composing.dkim import DkimKey
 from skychimp.errors import Conflict, InvalidValue
+from skychimp.translation import tr
 
 
 def create_key_file(path: Path, *, domain: str, selector: str, rsa: bool) -> DkimKey:
@@ -17,7 +18,9 @@ def create_key_file(path: Path, *, domain: str, selector: str, rsa: bool) -> Dki
     try:
         files.write_file(path, dkim.to_pem(key.private), replace=False)
     except FileExistsError:
-        raise Conflict(f"{path} already exists", "use --out or --selector for another file") from None
+        raise Conflict(tr("{path} already exists", path=path), tr("use --out or --selector for another file")) from None
     except OSError as error:
-        raise InvalidValue(f"cannot write {path}: {error.strerror}", "use --out for another file") from None
+        raise InvalidValue(
+            tr("cannot write {path}: {strerror}", path=path, strerror=error.strerror), tr("use --out for another file")
+        ) from None
     return key

@@ -26,6 +26,7 @@ from skychimp.store.database import SQLITE, Store
 from skychimp.store.postgres.server import PostgresStore
 from skychimp.store.sqlite import SqliteStore
 from skychimp.text import count_of
+from skychimp.translation import tr
 from skychimp.transport import make_outbox
 
 _C = tables.client
@@ -42,7 +43,7 @@ COPIES_KEPT = 3
 
 _CLOCK_DIFFERENCE = timedelta(seconds=10)
 
-_RELEASE = 'run "skychimp resolve --restored"'
+_RELEASE = tr('run "skychimp resolve --restored"')
 
 NETWORK_FILE_SYSTEMS = {
     "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "gpfs", "lustre", "ncpfs",
@@ -98,9 +99,11 @@ def check_disk_space(free: int, size: int) -> Finding:
     """Check whether there is enough free disk space for a store of `size` bytes."""
     found = f"{free // MB:,} MB free"
     if free < TOO_LITTLE_SPACE:
-        return Finding("disk", PROBLEM, f"{found}: soon no outcome can be recorded", "free some disk space")
+        return Finding(
+            "disk", PROBLEM, tr("{found}: soon no outcome can be recorded", found=found), tr("free some disk space")
+        )
     if free < LITTLE_SPACE or free < 2 * size:
-        remedy = f"free some disk space: upgrade and restore need twice the store's {size // MB:,} MB"
+        remedy = tr("free some disk space: upgrade and restore need twice the store's {size:,} MB", size=size // MB)
         return Finding("disk", WARNING, found, remedy)
     return Finding("disk", OK, found)
 
@@ -108,12 +111,14 @@ def check_disk_space(free: int, size: int) -> Finding:
 def _config(settings: Settings) -> Iterator[Finding]:
     file = settings.config_file or "no configuration file"
     if settings.mail.sender is None:
-        yield Finding("config", PROBLEM, f"{file}; mail.sender is not set", 'set mail.sender = "Name <address>"')
+        yield Finding(
+            "config", PROBLEM, tr("{file}; mail.sender is not set", file=file), tr('set mail.sender = "Name <address>"')
+        )
     else:
-        yield Finding("config", OK, f"{file}; emails are sent from {settings.mail.sender}")
+        yield Finding("config", OK, tr("{file}; emails are sent from {sender}", file=file, sender=settings.mail.sender))
     if settings.web.url is not None and not settings.web.url.startswith("https:"):
         found = f"web.url is {settings.web.url}: mailbox providers accept only https for unsubscribing"
-        yield Finding("config", WARNING, found, "set web.url to the public https address")
+        yield Finding("config", WARNING, found, tr("set web.url to the public https address"))
     for read_file in (settings.smtp.read_password, settings.smtp.read_certificates, partial(load_keys, settings.dkim)):
         try:
             read_file()
@@ -124,14 +129,22 @@ def _config(settings: Settings) -> Iterator[Finding]:
     for kind, secret in secrets:
         with suppress(OSError):
             if files.can_others_read(secret.stat(), secret):
-                yield Finding("config", WARNING, f"other users can read the {kind} in {secret}", _chmod_hint(secret))
+                yield Finding(
+                    "config",
+                    WARNING,
+                    tr("other users can read the {kind} in {secret}", kind=kind, secret=secret),
+                    _chmod_hint(secret),
+                )
     try:
         settings.mail.read_timezone()
     except ConfigError as error:
-        yield Finding("time zone", WARNING, error.message, error.hint)
+        yield Finding(tr("time zone"), WARNING, error.message, error.hint)
     if settings.service.shared and not shared.is_shared():
-        remedy = f"set service.shared in {shared.own_config_name()}, the only place where it counts"
-        yield Finding("config", WARNING, "service.shared has no effect where it is set", remedy)
+        remedy = tr(
+            "set service.shared in {own_config_name}, the only place where it counts",
+            own_config_name=shared.own_config_name(),
+        )
+        yield Finding("config", WARNING, tr("service.shared has no effect where it is set"), remedy)
 
 
 def _files_with_passwords(settings: Settings) -> list[Path]:
@@ -151,7 +164,7 @@ def _sender(settings: Settings, sender: str, selector: str | None) -> Iterator[F
     try:
         lookup = sender_dns.make_lookup(settings.dns.address)
     except sender_dns.DnsUnavailable as error:
-        yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
+        yield Finding("sender", WARNING, tr("not known: {message}", message=error.message), error.hint)
     else:
         address = addresses.parse_sender(sender)[1]
         yield from sender_dns.check_domain(address, return_path(settings), lookup, selector, keys)
@@ -167,22 +180,32 @@ def _store(store: Store) -> Iterator[Finding]:
 def _file(store: SqliteStore) -> Iterator[Finding]:
     about = store.description
     if damage := store.find_damage():
-        yield Finding("store", PROBLEM, f"{about}: {damage}", 'run "skychimp restore FILE --operator"')
+        yield Finding("store", PROBLEM, f"{about}: {damage}", tr('run "skychimp restore FILE --operator"'))
         return
     if (part := place.find_unwritable(store.path)) is not None:
-        yield Finding("store", PROBLEM, f"{about}: cannot write to {part}", place.permissions_hint(store.path))
+        yield Finding(
+            "store",
+            PROBLEM,
+            tr("{about}: cannot write to {part}", about=about, part=part),
+            place.permissions_hint(store.path),
+        )
         return
     fs_type = file_system_type(store.path.resolve(), _mounts())
     if fs_type in NETWORK_FILE_SYSTEMS:
-        remedy = "move the store to a local disk, and set store.url"
+        remedy = tr("move the store to a local disk, and set store.url")
         found = f"{about}: on a network file system ({fs_type}), where locks are not reliable"
         yield Finding("store", PROBLEM, found, remedy)
     elif (reason := _why_held(store)) is not None:
-        yield Finding("store", PROBLEM, f"{about}: on hold {reason}", _RELEASE)
+        yield Finding("store", PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
     elif _mode(store.path) & (stat.S_IRWXG | stat.S_IRWXO):
-        yield Finding("store", WARNING, f"{about}: accessible to other users", _chmod_hint(store.path))
+        yield Finding("store", WARNING, tr("{about}: accessible to other users", about=about), _chmod_hint(store.path))
     elif not store.has_safe_wal:
-        yield Finding("store", WARNING, f"{about}: slow journal mode (old SQLite)", 'run "pip install pysqlite3"')
+        yield Finding(
+            "store",
+            WARNING,
+            tr("{about}: slow journal mode (old SQLite)", about=about),
+            tr('run "pip install pysqlite3"'),
+        )
     else:
         yield Finding("store", OK, about)
     yield check_disk_space(shutil.disk_usage(store.path.parent).free, store.path.stat().st_size)
@@ -200,7 +223,7 @@ def _growth(store: Store) -> Iterator[Finding]:
             if store.dialect == SQLITE:
                 millions = shutil.disk_usage(store.path.parent).free / size
                 room = f"; there is room for {millions:,.1f} million more"
-            yield Finding("growth", OK, f"a million emails take about {size // MB:,} MB{room}")
+            yield Finding("growth", OK, tr("a million emails take about {size:,} MB{room}", size=size // MB, room=room))
 
 
 def _log(store: Path) -> Iterator[Finding]:
@@ -209,7 +232,9 @@ def _log(store: Path) -> Iterator[Finding]:
         size = store.with_name(f"{store.name}-wal").stat().st_size
         if size > LARGE_LOG:
             found = f"the store's write-ahead log has grown to {size // MB:,} MB"
-            yield Finding("disk", WARNING, found, "end the commands that have been reading it, such as a paused pager")
+            yield Finding(
+                "disk", WARNING, found, tr("end the commands that have been reading it, such as a paused pager")
+            )
 
 
 def _copies(store: Path) -> Iterator[Finding]:
@@ -220,29 +245,40 @@ def _copies(store: Path) -> Iterator[Finding]:
         size = sum(path.stat().st_size for _, path in found)
         about = f"{count_of(len(found), 'copy', 'copies')} from restores and upgrades ({size // MB:,} MB)"
         old = [path for _, path in found[:-COPIES_KEPT]]
-        yield Finding("disk", WARNING, f"{about} in {store.parent}", run_line_hint("rm", *old))
+        yield Finding(
+            "disk", WARNING, tr("{about} in {parent}", about=about, parent=store.parent), run_line_hint("rm", *old)
+        )
 
 
 def _server(store: PostgresStore) -> Iterator[Finding]:
     server = store.read_server()
     about = f"{store.description}, {server.encryption or 'not encrypted'}"
     if server.is_standby:
-        yield Finding("store", PROBLEM, f"{about}: a standby, which only reads", "use the URL of the primary server")
+        yield Finding(
+            "store",
+            PROBLEM,
+            tr("{about}: a standby, which only reads", about=about),
+            tr("use the URL of the primary server"),
+        )
     elif (reason := _why_held(store)) is not None:
-        yield Finding("store", PROBLEM, f"{about}: on hold {reason}", _RELEASE)
+        yield Finding("store", PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
     elif not server.survives_power_loss:
-        remedy = "set fsync and full_page_writes to on: emails would be lost or sent twice after a crash"
-        yield Finding("store", PROBLEM, f"{about}: it does not flush what is committed to the disk", remedy)
+        remedy = tr("set fsync and full_page_writes to on: emails would be lost or sent twice after a crash")
+        yield Finding(
+            "store", PROBLEM, tr("{about}: it does not flush what is committed to the disk", about=about), remedy
+        )
     elif not server.has_unicode:
-        remedy = "create the database with --locale C.UTF-8, and use store copy"
-        yield Finding("store", WARNING, f"{about}: its locale knows only ASCII, so a search finds less", remedy)
+        remedy = tr("create the database with --locale C.UTF-8, and use store copy")
+        yield Finding(
+            "store", WARNING, tr("{about}: its locale knows only ASCII, so a search finds less", about=about), remedy
+        )
     else:
         yield Finding("store", OK, about)
     if server.waits_for_standby:
-        yield Finding("standby", OK, "each commit waits for a standby server: a fail-over loses nothing")
+        yield Finding("standby", OK, tr("each commit waits for a standby server: a fail-over loses nothing"))
     elif server.standbys:
         found = f"{count_of(server.standbys, 'standby server')}, and no commit waits for one"
-        remedy = "set synchronous_standby_names, or expect that a fail-over loses the last commits"
+        remedy = tr("set synchronous_standby_names, or expect that a fail-over loses the last commits")
         yield Finding("standby", WARNING, found, remedy)
 
 
@@ -259,8 +295,8 @@ def _clock(store: Store) -> Finding:
         return Finding("clock", PROBLEM, behind.message, behind.hint)
     if abs(datetime.now(UTC) - now) > _CLOCK_DIFFERENCE:
         found = f"this machine's clock differs from the database's, which counts: {now:%Y-%m-%d %H:%M:%S} UTC"
-        return Finding("clock", WARNING, found, "set this machine's clock")
-    return Finding("clock", OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
+        return Finding("clock", WARNING, found, tr("set this machine's clock"))
+    return Finding("clock", OK, tr("{now:%Y-%m-%d %H:%M:%S} UTC", now=now))
 
 
 def _consents(store: Store) -> Finding:
@@ -270,7 +306,7 @@ def _consents(store: Store) -> Finding:
     if without:
         found = f"{without:,} of {count_of(clients, 'client')} have no recorded consent, and get no email"
         return Finding("consent", WARNING, found, run_hint("help", "consent"))
-    return Finding("consent", OK, "a recorded consent is required, and all clients have one")
+    return Finding("consent", OK, tr("a recorded consent is required, and all clients have one"))
 
 
 def _outbox(store: Store | None) -> Finding:
@@ -279,7 +315,7 @@ def _outbox(store: Store | None) -> Finding:
             make_outbox(store.path).check()
         except SkychimpError as error:
             return Finding("relay", PROBLEM, error.message, error.hint)
-    return Finding("relay", OK, "emails are written to the outbox (no mail server configured)")
+    return Finding("relay", OK, tr("emails are written to the outbox (no mail server configured)"))
 
 
 def _chmod_hint(path: Path) -> str:

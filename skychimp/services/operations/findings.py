@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from skychimp.translation import Phrase
+
 
 class Level(StrEnum):
     """The severity of a finding: a problem keeps emails from being sent, a warning does not."""
@@ -22,4 +24,4 @@ class Finding:
     about: str
     level: Level
     found: str
-    remedy: str | None = None
+    remedy: Phrase | None = None

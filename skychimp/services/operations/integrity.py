@@ -13,8 +13,9 @@ from skychimp.store import place, schema
 from skychimp.store.copies import verification
 from skychimp.store.database import Store
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import Phrase, tr
 
-RESTORE = 'run "skychimp restore FILE --operator"'
+RESTORE = tr('run "skychimp restore FILE --operator"')
 FOREIGN = "remove it with sqlite3 if you know it, else restore a backup"
 REPORT = "report this as a bug in Skychimp, unless somebody has edited the store"
 
@@ -25,7 +26,7 @@ class _Rule(NamedTuple):
     table: str
     fault: str
     broken_by: str
-    remedy: str = REPORT
+    remedy: Phrase = REPORT
 
 
 # Old attempts (delivery.keep_attempts) and those of an erased person may be gone, so only deliveries that still have
@@ -43,24 +44,28 @@ _OPEN = "(state IN ('queued', 'deferred') OR (state = 'unknown' AND next_try_at 
 RULES = (
     _Rule(
         "delivery",
-        "number of attempts differs from the log",
+        tr("number of attempts differs from the log"),
         _WITH_ATTEMPTS + "a.last != d.attempts AND d.id NOT IN (SELECT delivery_id FROM intent)",  # noqa: S608
     ),
-    _Rule("delivery", "an attempt is missing from the log", _WITH_ATTEMPTS + "a.number != a.last - a.first + 1"),
-    _Rule("delivery", "sent, but no attempt was sent", _WITH_ATTEMPTS + "d.state = 'sent' AND a.arrived = 0"),
+    _Rule("delivery", tr("an attempt is missing from the log"), _WITH_ATTEMPTS + "a.number != a.last - a.first + 1"),
+    _Rule("delivery", tr("sent, but no attempt was sent"), _WITH_ATTEMPTS + "d.state = 'sent' AND a.arrived = 0"),
     _Rule(
         "delivery",
-        "in the outbox, but no attempt was written there",
+        tr("in the outbox, but no attempt was written there"),
         _WITH_ATTEMPTS + "d.state = 'outbox' AND a.written = 0",
     ),
-    _Rule("delivery", "failed, but no attempt failed", _WITH_ATTEMPTS + "d.state = 'failed' AND a.failed = 0"),
-    _Rule(
-        "delivery", "deferred, but no attempt was deferred", _WITH_ATTEMPTS + "d.state = 'deferred' AND a.deferred = 0"
-    ),
-    _Rule("delivery", "unknown, but no attempt is unknown", _WITH_ATTEMPTS + "d.state = 'unknown' AND a.unknown = 0"),
+    _Rule("delivery", tr("failed, but no attempt failed"), _WITH_ATTEMPTS + "d.state = 'failed' AND a.failed = 0"),
     _Rule(
         "delivery",
-        "tried, but no attempt is in the log",
+        tr("deferred, but no attempt was deferred"),
+        _WITH_ATTEMPTS + "d.state = 'deferred' AND a.deferred = 0",
+    ),
+    _Rule(
+        "delivery", tr("unknown, but no attempt is unknown"), _WITH_ATTEMPTS + "d.state = 'unknown' AND a.unknown = 0"
+    ),
+    _Rule(
+        "delivery",
+        tr("tried, but no attempt is in the log"),
         """SELECT d.id FROM delivery AS d JOIN occurrence AS o ON o.id = d.occurrence_id WHERE d.attempts > 0
            AND o.opened_at >= (SELECT finished_at FROM attempt ORDER BY id LIMIT 1)
            AND d.client_id IN (SELECT id FROM client)
@@ -68,54 +73,54 @@ RULES = (
     ),
     _Rule(
         "delivery",
-        "has an outcome without any attempt",
+        tr("has an outcome without any attempt"),
         "SELECT id FROM delivery WHERE attempts = 0 AND state IN ('sent', 'outbox', 'deferred', 'unknown')",
     ),
     _Rule(
         "delivery",
-        "sent already, but queued to be sent again",
+        tr("sent already, but queued to be sent again"),
         f"""SELECT id FROM delivery WHERE {_OPEN} AND id NOT IN (SELECT delivery_id FROM intent)
             AND EXISTS (SELECT 1 FROM attempt WHERE delivery_id = delivery.id AND outcome = 'sent')""",  # noqa: S608
     ),
     # Of a missed occurrence, too many can wait to be replaced at once: sweeps go on.
     _Rule(
         "occurrence",
-        "finished, but has deliveries that are waiting",
+        tr("finished, but has deliveries that are waiting"),
         f"""SELECT DISTINCT occurrence_id FROM delivery JOIN occurrence AS o ON o.id = occurrence_id
             WHERE o.state NOT IN ('opening', 'open', 'missed') AND {_OPEN.replace("state", "delivery.state")}""",  # noqa: S608
     ),
     _Rule(
         "occurrence",
-        "missed, but emails were sent",
+        tr("missed, but emails were sent"),
         """SELECT DISTINCT o.id FROM occurrence AS o JOIN delivery AS d ON d.occurrence_id = o.id
            WHERE o.state = 'missed' AND d.state IN ('sent', 'outbox', 'unknown')""",
     ),
     _Rule(
         "occurrence",
-        "finished without a finish time, or unfinished with one",
+        tr("finished without a finish time, or unfinished with one"),
         "SELECT id FROM occurrence WHERE (state IN ('opening', 'open')) != (finished_at IS NULL)",
     ),
     _Rule(
         "mailing",
-        "completed, but not everything was sent",
+        tr("completed, but not everything was sent"),
         """SELECT id FROM mailing WHERE status = 'completed' AND deleted_at IS NULL AND (next_at IS NOT NULL
            OR EXISTS (SELECT 1 FROM occurrence WHERE mailing_id = mailing.id AND state IN ('opening', 'open')))""",
     ),
     _Rule(
         "mailing",
-        "created, but has no due time",
+        tr("created, but has no due time"),
         "SELECT id FROM mailing WHERE status = 'created' AND deleted_at IS NULL AND next_at IS NULL",
         'run "skychimp mailings update ID --start WHEN"',
     ),
     _Rule(
         "mailing",
-        "has no message",
+        tr("has no message"),
         "SELECT id FROM mailing WHERE message_id IS NULL AND deleted_at IS NULL",
         'run "skychimp mailings update ID --message ID"',
     ),
     _Rule(
         "store_info",
-        "the row that describes the store is missing",
+        tr("the row that describes the store is missing"),
         "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM store_info)",
         RESTORE,
     ),
@@ -133,7 +138,7 @@ class Fault:
     fault: str
     number: int
     ids: list[int]
-    remedy: str
+    remedy: Phrase
 
 
 def find_damage(path: Path) -> Iterator[Fault]:
@@ -176,5 +181,5 @@ def _missing_images(store: Store, db: Connection) -> Iterator[Fault]:
     with_image = select(posts.id, posts.image).where(posts.image.is_not(None))
     missing = [row.id for row in db.execute(with_image) if images.find(store, row.image) is None]
     if missing:
-        remedy = 'run "skychimp blog update ID --image FILE", or restore a backup'
+        remedy = tr('run "skychimp blog update ID --image FILE", or restore a backup')
         yield Fault("post", "image file is missing", len(missing), missing[:5], remedy)

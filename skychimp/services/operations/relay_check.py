@@ -22,6 +22,7 @@ from skychimp.shell import run_hint
 from skychimp.store import relay_pauses
 from skychimp.store.database import Store
 from skychimp.store.sql import byte_length
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def check_relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
     try:
         resolved = socket.getaddrinfo(smtp.host, smtp.effective_port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        remedy = "correct smtp.host, or check this machine's name server"
-        yield Finding("relay", PROBLEM, f"cannot find the host {smtp.host} in DNS", remedy)
+        remedy = tr("correct smtp.host, or check this machine's name server")
+        yield Finding("relay", PROBLEM, tr("cannot find the host {host} in DNS", host=smtp.host), remedy)
         return
     transport = SmtpTransport(smtp.model_copy(update={"timeout": min(smtp.timeout, LONGEST_WAIT)}))
     email = _email_to_sender(settings)
@@ -69,8 +70,10 @@ def check_relay(settings: Settings, store: Store | None) -> Iterator[Finding]:
     if email is not None and answers.refusal is not None:
         yield _refusal(transport.relay, smtp, email, answers.refusal, answers.offers)
     if not (is_local or _is_final(answers.refusal)) and answers.offers.get("AUTH") and smtp.username is None:
-        remedy = f"{_SET_LOGIN}, unless the server takes mail from this machine without a login"
-        yield Finding("relay", WARNING, f"AUTH is offered by {transport.relay}, but no login is set", remedy)
+        remedy = tr("{set_login}, unless the server takes mail from this machine without a login", set_login=_SET_LOGIN)
+        yield Finding(
+            "relay", WARNING, tr("AUTH is offered by {relay}, but no login is set", relay=transport.relay), remedy
+        )
     if store is not None:
         yield from _known_limits(store, answers.offers)
 
@@ -94,8 +97,12 @@ async def _ask(transport: "SmtpTransport", email: OutgoingEmail | None) -> _Answ
             finally:
                 await connection.close()
     except TimeoutError:
-        message = f"{transport.relay} is very slow: the check took more than {LONGEST_CHECK.total_seconds():g} s"
-        raise RelayUnavailable(message, "ask the mail server's administrator") from None
+        message = tr(
+            "{relay} is very slow: the check took more than {total_seconds:g} s",
+            relay=transport.relay,
+            total_seconds=LONGEST_CHECK.total_seconds(),
+        )
+        raise RelayUnavailable(message, tr("ask the mail server's administrator")) from None
 
 
 def _connection(
@@ -107,7 +114,12 @@ def _connection(
     names = ", ".join(sorted(answers.offers)) or "none"
     found = f"{relay} accepts {accepts} (security: {smtp.security}{logged_in}); extensions: {names}"
     if smtp.security == Security.NONE and not is_local:
-        return Finding("relay", WARNING, f"{found}: the connection is not encrypted", 'set smtp.security = "starttls"')
+        return Finding(
+            "relay",
+            WARNING,
+            tr("{found}: the connection is not encrypted", found=found),
+            tr('set smtp.security = "starttls"'),
+        )
     return Finding("relay", OK, found)
 
 
@@ -117,20 +129,35 @@ def _refusal(
     """Return the finding about a refused sender. A temporary refusal is a warning: emails are tried again."""
     command = f"MAIL FROM:<{email.sender}>" if refusal.phase == Phase.MAIL else f"RCPT TO:<{email.recipient}>"
     if refusal.reply is None:
-        remedy = 'run "skychimp doctor" again, or ask the mail server\'s administrator'
-        return Finding("relay", WARNING, f"{relay} did not answer {command}: {refusal.error}", remedy)
+        remedy = tr('run "skychimp doctor" again, or ask the mail server\'s administrator')
+        return Finding(
+            "relay",
+            WARNING,
+            tr("{relay} did not answer {command}: {error}", relay=relay, command=command, error=refusal.error),
+            remedy,
+        )
     text = refusal.reply.text.replace("\n", " ")
     if not _is_final(refusal):
-        remedy = 'run "skychimp doctor" again in 10 minutes; a temporary refusal (greylisting) is normal at first'
-        return Finding("relay", WARNING, f"{relay} does not accept {command} now: {text}", remedy)
-    return Finding("relay", PROBLEM, f"{relay} refused {command}: {text}", _remedy(smtp, refusal, offers))
+        remedy = tr('run "skychimp doctor" again in 10 minutes; a temporary refusal (greylisting) is normal at first')
+        return Finding(
+            "relay",
+            WARNING,
+            tr("{relay} does not accept {command} now: {text}", relay=relay, command=command, text=text),
+            remedy,
+        )
+    return Finding(
+        "relay",
+        PROBLEM,
+        tr("{relay} refused {command}: {text}", relay=relay, command=command, text=text),
+        _remedy(smtp, refusal, offers),
+    )
 
 
 def _is_final(refusal: SendResult | None) -> bool:
     return refusal is not None and refusal.reply is not None and refusal.reply.code >= 500
 
 
-def _remedy(smtp: SmtpSettings, refusal: SendResult, offers: Mapping[str, str]) -> str:
+def _remedy(smtp: SmtpSettings, refusal: SendResult, offers: Mapping[str, str]) -> Phrase:
     """Return what to do about a final refusal. The recipient is the sender, so it is never about a client."""
     from skychimp.transport.smtp_auth import wants_tls
     from skychimp.transport.smtp_login import USE_STARTTLS
@@ -140,7 +167,7 @@ def _remedy(smtp: SmtpSettings, refusal: SendResult, offers: Mapping[str, str]) 
     if wants_tls(reply):
         return USE_STARTTLS
     if smtp.username is None and (reply.code == 530 or offers.get("AUTH")):
-        return f"{_SET_LOGIN}, if the server requires a login"
+        return tr("{set_login}, if the server requires a login", set_login=_SET_LOGIN)
     remedy = classify(reply.code, reply.enhanced, reply.text, Phase.MAIL).remedy
     return remedy.removesuffix(': run "skychimp doctor"')
 
@@ -154,7 +181,7 @@ def _known_limits(store: Store, offers: Mapping[str, str]) -> Iterator[Finding]:
         largest = db.exec(select(Message.id, size).order_by(size.desc()).limit(1)).first()
     if paused is not None:
         found = f"paused since {paused.since:%Y-%m-%d %H:%M} UTC: {paused.reason}"
-        yield Finding("relay", WARNING, found, 'fix that, then run "skychimp run"')
+        yield Finding("relay", WARNING, found, tr('fix that, then run "skychimp run"'))
     limit = int(offers["SIZE"]) if offers.get("SIZE", "").isdecimal() else 0
     if limit and largest and largest[1] * ENCODING_OVERHEAD > limit:
         found = f"message {largest[0]} may be larger than the mail server accepts ({limit:,} bytes)"

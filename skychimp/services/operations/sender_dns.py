@@ -16,6 +16,7 @@ from skychimp import addresses
 from skychimp.delivery.composing import dkim
 from skychimp.errors import SkychimpError
 from skychimp.services.operations.findings import OK, WARNING, Finding
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
@@ -59,36 +60,58 @@ def check_domain(
         yield check_dmarc(domain, lookup)
         yield check_alignment(domain, bounce_domain, [key.domain for key in keys], dmarc_tags(domain, lookup))
     except DnsUnavailable as error:
-        yield Finding("sender", WARNING, f"not known: {error.message}", error.hint)
+        yield Finding("sender", WARNING, tr("not known: {message}", message=error.message), error.hint)
 
 
 def check_bounces(domain: str, mx: Sequence[str], has_address: Callable[[], bool]) -> Finding:
     """Check whether bounces can reach the domain."""
     if [record.split()[-1] for record in mx] == ["."]:  # RFC 7505
-        return Finding("sender", WARNING, f"{domain} accepts no mail, so bounces are lost", "set mail.return_path")
+        return Finding(
+            "sender",
+            WARNING,
+            tr("{domain} accepts no mail, so bounces are lost", domain=domain),
+            tr("set mail.return_path"),
+        )
     if not mx and not has_address():
-        remedy = f"publish an MX record at {domain}, or set mail.return_path"
-        return Finding("sender", WARNING, f"{domain} has no mail server, so receivers refuse its emails", remedy)
-    return Finding("sender", OK, f"bounces can reach {domain}")
+        remedy = tr("publish an MX record at {domain}, or set mail.return_path", domain=domain)
+        return Finding(
+            "sender", WARNING, tr("{domain} has no mail server, so receivers refuse its emails", domain=domain), remedy
+        )
+    return Finding("sender", OK, tr("bounces can reach {domain}", domain=domain))
 
 
 def check_spf(domain: str, records: Sequence[str]) -> Finding:
     """Check whether the domain publishes one complete list of who may send for it."""
     spf_records = [record for record in records if record.lower().split(" ")[0] == "v=spf1"]
     if not spf_records:
-        remedy = f'publish a TXT record at {domain}: "v=spf1 include:YOUR-PROVIDER -all"'
-        return Finding("SPF", WARNING, f"{domain} has no SPF record, so its emails look forged", remedy)
+        remedy = tr('publish a TXT record at {domain}: "v=spf1 include:YOUR-PROVIDER -all"', domain=domain)
+        return Finding(
+            "SPF", WARNING, tr("{domain} has no SPF record, so its emails look forged", domain=domain), remedy
+        )
     if len(spf_records) > 1:
         return Finding(
-            "SPF", WARNING, f"{domain} has {len(spf_records)} SPF records, which is an error", "merge them into one"
+            "SPF",
+            WARNING,
+            tr("{domain} has {number} SPF records, which is an error", domain=domain, number=len(spf_records)),
+            tr("merge them into one"),
         )
     record = spf_records[0]
     terms = record.lower().split()
     if {"all", "+all"} & set(terms):
-        return Finding("SPF", WARNING, f"{record}: anyone may send for {domain}", "end the record with -all")
+        return Finding(
+            "SPF",
+            WARNING,
+            tr("{record}: anyone may send for {domain}", record=record, domain=domain),
+            tr("end the record with -all"),
+        )
     if not any(term.endswith("all") or term.startswith("redirect=") for term in terms):
-        return Finding("SPF", WARNING, f"{record}: it does not exclude other senders", "end the record with -all")
-    return Finding("SPF", OK, f"{record} (cannot check whether it includes your mail server)")
+        return Finding(
+            "SPF",
+            WARNING,
+            tr("{record}: it does not exclude other senders", record=record),
+            tr("end the record with -all"),
+        )
+    return Finding("SPF", OK, tr("{record} (cannot check whether it includes your mail server)", record=record))
 
 
 def check_dkim(domain: str, selector: str | None, lookup: Lookup) -> Finding:
@@ -102,47 +125,72 @@ def check_dkim(domain: str, selector: str | None, lookup: Lookup) -> Finding:
     revoked = [name for name, key in keys.items() if key == ""]
     if revoked:
         return Finding(
-            "DKIM", WARNING, f"the key of selector {revoked[0]} is revoked", "publish your mail server's new key"
+            "DKIM",
+            WARNING,
+            tr("the key of selector {revoked} is revoked", revoked=revoked[0]),
+            tr("publish your mail server's new key"),
         )
     if selector:
-        remedy = f"publish your mail server's key at {selector}._domainkey.{domain}"
-        return Finding("DKIM", WARNING, f"no key at {selector}._domainkey.{domain}", remedy)
-    remedy = 'run "skychimp doctor --dkim-selector NAME" with your mail server\'s selector'
-    return Finding("DKIM", WARNING, f"not known: {domain} has no key for the common selectors", remedy)
+        remedy = tr(
+            "publish your mail server's key at {selector}._domainkey.{domain}", selector=selector, domain=domain
+        )
+        return Finding(
+            "DKIM", WARNING, tr("no key at {selector}._domainkey.{domain}", selector=selector, domain=domain), remedy
+        )
+    remedy = tr('run "skychimp doctor --dkim-selector NAME" with your mail server\'s selector')
+    return Finding(
+        "DKIM", WARNING, tr("not known: {domain} has no key for the common selectors", domain=domain), remedy
+    )
 
 
 def check_published_key(key: "DkimKey", lookup: Lookup) -> Finding:
     """Check whether the public key that belongs to a key of ours is the one that is published."""
     record, wanted = dkim.key_record(key), dkim.public_key(key)
     records = lookup(record.name, "TXT") or ()
-    remedy = f'publish this TXT record at {record.name}: "{record.text}"'
+    remedy = tr('publish this TXT record at {name}: "{text}"', name=record.name, text=record.text)
     published = _key(records)
     if published is None:
-        return Finding("DKIM", WARNING, f"no key at {record.name}, so receivers cannot verify our signatures", remedy)
+        return Finding(
+            "DKIM", WARNING, tr("no key at {name}, so receivers cannot verify our signatures", name=record.name), remedy
+        )
     if len(records) > 1:
-        return Finding("DKIM", WARNING, f"{record.name} has {len(records)} TXT records", "delete all but one")
+        return Finding(
+            "DKIM",
+            WARNING,
+            tr("{name} has {number} TXT records", name=record.name, number=len(records)),
+            tr("delete all but one"),
+        )
     if published != wanted:
         found = "the key is revoked" if not published else "the key differs from the one in dkim.key_file"
-        return Finding("DKIM", WARNING, f"{record.name}: {found}, so our signatures are invalid", remedy)
+        return Finding(
+            "DKIM", WARNING, tr("{name}: {found}, so our signatures are invalid", name=record.name, found=found), remedy
+        )
     kind = _tags(records[0]).get("k", "rsa")
     if kind != ("rsa" if key.is_rsa else "ed25519"):
-        return Finding("DKIM", WARNING, f"{record.name}: the key is published as {kind}", remedy)
+        return Finding(
+            "DKIM", WARNING, tr("{name}: the key is published as {kind}", name=record.name, kind=kind), remedy
+        )
     if "y" in _tags(records[0]).get("t", "").split(":"):
         found = f"{record.name}: the record has t=y, so receivers may ignore the signatures (test mode)"
-        return Finding("DKIM", WARNING, found, "delete t=y from the record")
-    return Finding("DKIM", OK, f"emails are signed here, and {record.name} has the right key")
+        return Finding("DKIM", WARNING, found, tr("delete t=y from the record"))
+    return Finding("DKIM", OK, tr("emails are signed here, and {name} has the right key", name=record.name))
 
 
 def check_dmarc(domain: str, lookup: Lookup) -> Finding:
     """Check whether the domain, or one above it, says what to do with forged emails."""
     name, records = _dmarc_records(domain, lookup)
     if len(records) > 1:
-        problem = f"_dmarc.{name} has {len(records)} DMARC records, which count as none"
-        return Finding("DMARC", WARNING, problem, "merge them into one")
+        problem = tr("_dmarc.{name} has {number} DMARC records, which count as none", name=name, number=len(records))
+        return Finding("DMARC", WARNING, problem, tr("merge them into one"))
     if records:
         return _policy(records[0])
-    remedy = f'publish a TXT record at _dmarc.{domain}: "v=DMARC1; p=none; rua=mailto:YOU@{domain}"'
-    return Finding("DMARC", WARNING, f"{domain} has no DMARC record, so large receivers refuse its mailings", remedy)
+    remedy = tr('publish a TXT record at _dmarc.{domain}: "v=DMARC1; p=none; rua=mailto:YOU@{domain}"', domain=domain)
+    return Finding(
+        "DMARC",
+        WARNING,
+        tr("{domain} has no DMARC record, so large receivers refuse its mailings", domain=domain),
+        remedy,
+    )
 
 
 def dmarc_tags(domain: str, lookup: Lookup) -> Mapping[str, str]:
@@ -160,12 +208,14 @@ def check_alignment(domain: str, bounce_domain: str, signing: Sequence[str], dma
     returns = is_aligned(domain, bounce_domain, strict=dmarc.get("aspf") == "s")
     if signing and not signs:
         found = f"DKIM signs as {', '.join(sorted(set(signing)))}, which does not align with the sender's {domain}"
-        remedy = f"set dkim.domain to {domain}"
+        remedy = tr("set dkim.domain to {domain}", domain=domain)
         return Finding("alignment", WARNING, found, remedy)
     if not (signs or returns):
         found = f"the return path's {bounce_domain} does not align with the sender's {domain}"
-        remedy = f"have your mail server sign as {domain}, or set mail.return_path to an address at {domain}"
-        return Finding("alignment", WARNING, f"{found}, so DMARC fails unless DKIM aligns", remedy)
+        remedy = tr(
+            "have your mail server sign as {domain}, or set mail.return_path to an address at {domain}", domain=domain
+        )
+        return Finding("alignment", WARNING, tr("{found}, so DMARC fails unless DKIM aligns", found=found), remedy)
     names = " and ".join(name for name, aligns in (("the return path", returns), ("DKIM", signs)) if aligns)
     return Finding("alignment", OK, f"{names} {'align' if signs and returns else 'aligns'} with {domain}")
 
@@ -200,7 +250,7 @@ def make_lookup(nameserver: tuple[str, int] | None, timeout_s: float = 3.0) -> L
     import dns.exception
     import dns.resolver
 
-    hint = "check this machine's name server, or set dns.nameserver"
+    hint = tr("check this machine's name server, or set dns.nameserver")
     try:
         resolver = dns.resolver.Resolver(configure=nameserver is None)
     except dns.exception.DNSException as error:
@@ -224,14 +274,21 @@ def make_lookup(nameserver: tuple[str, int] | None, timeout_s: float = 3.0) -> L
 
 
 def _no_such_domain(domain: str) -> Finding:
-    remedy = "correct mail.sender, or register the domain"
-    return Finding("sender", WARNING, f"the domain {domain} does not exist, so receivers refuse its emails", remedy)
+    remedy = tr("correct mail.sender, or register the domain")
+    return Finding(
+        "sender",
+        WARNING,
+        tr("the domain {domain} does not exist, so receivers refuse its emails", domain=domain),
+        remedy,
+    )
 
 
 def _policy(record: str) -> Finding:
     if _tags(record.lower()).get("p") in ("none", "quarantine", "reject"):
         return Finding("DMARC", OK, record)
-    return Finding("DMARC", WARNING, f"{record}: it has no policy", "start the record with v=DMARC1; p=none")
+    return Finding(
+        "DMARC", WARNING, tr("{record}: it has no policy", record=record), tr("start the record with v=DMARC1; p=none")
+    )
 
 
 def _key(records: Sequence[str] | None) -> str | None:

@@ -20,6 +20,7 @@ from skychimp.store.copies import copying
 from skychimp.store.copies.copying import Progress
 from skychimp.store.database import Store
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import tr
 
 COPIED = "copy the store"
 """The action in the audit trail."""
@@ -51,7 +52,7 @@ def copy_store(
     """
     authorize(actor, Action.BACK_UP_STORE)
     if isinstance(store, SqliteStore) and any(integrity.find_damage(store.path)):
-        raise StoreNotReady("the store is damaged", run_hint("store", "check"))
+        raise StoreNotReady(tr("the store is damaged"), run_hint("store", "check"))
     with store.write() as db:
         audit.record(db, actor, COPIED, "store_info", 1, hide_password(url))
     rows: dict[str, int] = {}

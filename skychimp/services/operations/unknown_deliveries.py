@@ -24,6 +24,7 @@ from skychimp.store.occurrences import sweeping
 from skychimp.store.session import Session
 from skychimp.store.sql import id_list
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 _A = tables.attempt
 _D = tables.delivery
@@ -177,6 +178,8 @@ def _not_unknown(db: Session, actor: Actor, delivery_id: int) -> NotFound | Conf
     query = _select_visible(select(current_state()), actor).where(_D.c.id == delivery_id)
     state = db.scalar(query) if is_valid_id(delivery_id) else None
     if state is None:
-        message = f"delivery {delivery_id} not found"
+        message = tr("delivery {delivery_id} not found", delivery_id=delivery_id)
         return NotFound(message, run_hint("resolve"), kind="delivery", name=str(delivery_id))
-    return Conflict(f"delivery {delivery_id} is {state}, not unknown", run_hint("resolve"))
+    return Conflict(
+        tr("delivery {delivery_id} is {state}, not unknown", delivery_id=delivery_id, state=state), run_hint("resolve")
+    )

@@ -27,6 +27,7 @@ from skychimp.store.conditions import current_state, why_stopped
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import count_of, did_you_mean
+from skychimp.translation import tr
 
 _A = tables.attempt
 _C = tables.client
@@ -246,7 +247,7 @@ def _no_record(db: Session, actor: Actor, address: addresses.Address) -> NotFoun
     )
     keys = db.execute(similar.order_by(_C.c.address_key).limit(MOST_SIMILAR)).scalars()
     hint = did_you_mean(address.key, keys, most=3, cutoff=0.75)
-    return NotFound(f"no record of {address.email}", hint or run_hint("clients", "list"))
+    return NotFound(tr("no record of {email}", email=address.email), hint or run_hint("clients", "list"))
 
 
 # The deliveries to the address
@@ -476,7 +477,7 @@ def _next_due_times(db: Session, owners: Select[tuple[int]]) -> list[_NextDue]:
 def _next_occurrence(mailing: _NextDue, membership: _Membership) -> NextOccurrence:
     client = membership.client_of(mailing.owner_id)
     if client is None:
-        reason: str | None = f"not a client of {mailing.owner}"
+        reason: str | None = tr("not a client of {owner}", owner=mailing.owner)
     else:
         unsent = membership.why_unsent(mailing.owner_id, mailing.topic)
         stopped = why_stopped(mailing.disabled_at, mailing.disabled_reason, mailing.held_reason, mailing.blocked_at)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from skychimp import __version__
 from skychimp.config.settings import Settings
 from skychimp.errors import ConfigError
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from dogpile.cache.region import CacheRegion
@@ -81,10 +82,11 @@ def _region(settings: Settings, warn: Callable[[str], None]) -> "CacheRegion":
         return region.configure("dogpile.cache.redis", LIFETIME_S, options, wrap=safe)
     except ImportError:
         raise ConfigError(
-            "cache.url needs the Python package redis, which is not installed", "run \"pip install 'skychimp[redis]'\""
+            tr("cache.url needs the Python package redis, which is not installed"),
+            tr("run \"pip install 'skychimp[redis]'\""),
         ) from None
     except ValueError as error:
-        raise ConfigError(f"invalid cache.url: {error}", "use redis://HOST:PORT/NUMBER") from None
+        raise ConfigError(tr("invalid cache.url: {error}", error=error), tr("use redis://HOST:PORT/NUMBER")) from None
 
 
 def _folder(store_url: str) -> Path:

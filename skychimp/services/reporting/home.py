@@ -23,6 +23,7 @@ from skychimp.store.conditions import awaits_decision, is_active
 from skychimp.store.database import Store
 from skychimp.store.sql import id_list, total
 from skychimp.text import count_of
+from skychimp.translation import tr
 
 _M = tables.mailing
 _MF = tables.mailing_filter
@@ -176,7 +177,7 @@ def _pick_posts(db: Connection, publication_times: list[tuple[int, float]], now:
 def _concerns(db: Connection, actor: Actor, now: datetime) -> Iterator[Concern]:
     """Yield what this user can do something about, or should know."""
     if reason := holds.why_held(db):
-        words = f"the store is on hold {reason}: nothing is sent until it is released"
+        words = tr("the store is on hold {reason}: nothing is sent until it is released", reason=reason)
         yield Concern("held", words, command("resolve", "--restored"))
     if pause := relay_pauses.latest_pause(db):
         yield Concern("relay", f"the mail server {pause.relay} is paused: {pause.reason}", command("doctor"))
@@ -213,7 +214,9 @@ def _disabled_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
         is_disabled_by_system, _M.c.deleted_at.is_(None), in_scope(scope, actor, _M.c.owner_id)
     )
     for row in db.execute(query.order_by(_M.c.disabled_at.desc()).limit(SHOWN_DISABLED_MAILINGS)):
-        words = f"mailing {row.id} was disabled by the system: {row.disabled_reason}"
+        words = tr(
+            "mailing {id} was disabled by the system: {disabled_reason}", id=row.id, disabled_reason=row.disabled_reason
+        )
         yield Concern("disabled", words, command("report", row.id))
 
 
@@ -225,7 +228,7 @@ def _held_mailings(db: Connection, actor: Actor) -> Iterator[Concern]:
     held = {each.id: each.reason for each in holds.held_mailings(db)}
     seen = select(_M.c.id).where(_M.c.id.in_(id_list(list(held))), in_scope(scope, actor, _M.c.owner_id))
     for mailing_id in db.scalars(seen.order_by(_M.c.id).limit(SHOWN_HELD_MAILINGS)) if held else ():
-        words = f"mailing {mailing_id} is held: {held[mailing_id]}"
+        words = tr("mailing {mailing_id} is held: {held}", mailing_id=mailing_id, held=held[mailing_id])
         yield Concern("held_mailing", words, command("mailings", "show", mailing_id))
 
 

@@ -30,6 +30,7 @@ from skychimp.store.occurrences import return_counts
 from skychimp.store.occurrences.return_counts import NOTHING_RETURNED, Returned
 from skychimp.store.session import Session
 from skychimp.store.sql import total
+from skychimp.translation import Phrase, tr
 
 _O = tables.occurrence
 _M = tables.mailing
@@ -80,7 +81,7 @@ class ReplyGroup:
     words: str
     attempts: int
     meaning: str
-    remedy: str
+    remedy: Phrase
 
 
 @dataclass(frozen=True)
@@ -238,9 +239,9 @@ def range_report(
     """
     scope = authorize(actor, Action.SEE_REPORTS)
     if since > until:
-        raise InvalidValue("the range ends before it begins", f"use {until}..{since}")
+        raise InvalidValue(tr("the range ends before it begins"), tr("use {until}..{since}", until=until, since=since))
     if until - since > LONGEST_RANGE:
-        raise InvalidValue("the range is longer than ten years", "use a shorter range")
+        raise InvalidValue(tr("the range is longer than ten years"), tr("use a shorter range"))
     rollups.count_new_attempts(store)
     start, end = (_midnight(day, timezone) for day in (since, until + timedelta(days=1)))
     own_ids = select(_O.c.id).join(_M, _M.c.id == _O.c.mailing_id).where(_M.c.owner_id == actor.user_id)
@@ -275,7 +276,9 @@ def parse_range(text: str, today: date) -> tuple[date, date]:
         since, until = _read_range(text.strip(), today)
         if since.year in _YEARS and until.year in _YEARS:
             return since, until
-    raise InvalidValue(f"invalid range {text!r}", "use 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31")
+    raise InvalidValue(
+        tr("invalid range {text!r}", text=text), tr("use 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31")
+    )
 
 
 def _read_range(text: str, today: date) -> tuple[date, date]:

@@ -28,6 +28,7 @@ from skychimp.store.conditions import current_state
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.store.sql import id_list
+from skychimp.translation import tr
 
 _A = tables.attempt
 _C = tables.client
@@ -73,7 +74,7 @@ def forget(store: Store, actor: Actor, email: str, *, everywhere: bool = False) 
     with store.write() as db:
         records = _find_records(db, actor, email, everywhere, known=found)
         if DeliveryState.SENDING in records.states.values():
-            raise Conflict(f"an email to {email} is being sent right now", "try again in a moment")
+            raise Conflict(tr("an email to {email} is being sent right now", email=email), tr("try again in a moment"))
         ids = list(records.states)
         owner_id = None if everywhere else actor.user_id
         texts = _erased_texts(db, records, owner_id)
@@ -95,9 +96,13 @@ def _remove_remains(store: Store, email: str, texts: Collection[str]) -> None:
             store.vacuum()
     except (Conflict, StoreFailed) as error:
         raise StoreFailed(
-            f"the records of {email} were erased, but copies of them may be left in unused parts of the store:"
-            f" {error.message}",
-            f"stop the daemon, then {run_hint('store', 'vacuum')}",
+            tr(
+                "the records of {email} were erased, but copies of them may be left in unused parts of the store:"
+                " {message}",
+                email=email,
+                message=error.message,
+            ),
+            tr("stop the daemon, then {hint}", hint=run_hint("store", "vacuum")),
         ) from error
 
 
@@ -162,7 +167,7 @@ def _find_records(db: Session, actor: Actor, email: str, everywhere: bool, known
     has_consent = consents.proofs(db.connection(), key, owner_id).exists()
     is_suppressed = exists().where(_S.c.address_key == key, in_scope(scope, actor, _S.c.owner_id))
     if not client_ids and not states and not db.scalar(select(or_(is_suppressed, has_consent))):
-        raise NotFound(f"no record of {email}", 'run "skychimp clients list"')
+        raise NotFound(tr("no record of {email}", email=email), tr('run "skychimp clients list"'))
     return _Records(key, client_ids, states, until)
 
 

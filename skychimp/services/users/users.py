@@ -19,6 +19,7 @@ from skychimp.store.conditions import has_more_to_send
 from skychimp.store.database import Store
 from skychimp.store.session import Session
 from skychimp.text import one_line
+from skychimp.translation import tr
 
 _U = tables.user
 _M = tables.mailing
@@ -133,7 +134,7 @@ def _get_managed_user(db: Session, actor: Actor, action: Action, user: str) -> U
     """
     current = db.execute(select(_U.c.role, _U.c.blocked_at).where(_U.c.id == actor.user_id)).one()
     if current.role != actor.role or current.blocked_at is not None:
-        raise Denied("your role has just been changed", 'run "skychimp whoami"')
+        raise Denied(tr("your role has just been changed"), tr('run "skychimp whoami"'))
     return _get_user_for(db, actor, action, user)
 
 

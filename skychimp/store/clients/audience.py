@@ -47,6 +47,7 @@ from skychimp.models import (
 )
 from skychimp.store.clients import consents, suppressions, tags
 from skychimp.store.sql import ids_in
+from skychimp.translation import Phrase
 
 if TYPE_CHECKING:
     from skychimp.store.clients.filters import Filter
@@ -109,7 +110,7 @@ class AudienceCount(NamedTuple):
     bad: int = 0
     no_consent: int = 0
     excluded: int = 0
-    problem: str | None = None
+    problem: Phrase | None = None
 
 
 class _Sources(NamedTuple):

@@ -14,6 +14,7 @@ from skychimp.fields import MAX_FIELDS, Field, FieldValue, dump_fields
 from skychimp.models import FieldType, tables
 from skychimp.store.sql import insert_or, json_has, json_keys
 from skychimp.text import folded
+from skychimp.translation import tr
 
 _C = tables.client
 _F = tables.client_field
@@ -33,7 +34,10 @@ def resolve(known: Mapping[str, Field], fields: Iterable[Field]) -> list[Field]:
     resolved = {folded(field.name): known.get(folded(field.name), field) for field in fields}
     number = len(known.keys() | resolved.keys())
     if number > MAX_FIELDS:
-        raise InvalidValue(f"too many fields: {number}", f"a user can have {MAX_FIELDS}; leave some of them out")
+        raise InvalidValue(
+            tr("too many fields: {number}", number=number),
+            tr("a user can have {max_fields}; leave some of them out", max_fields=MAX_FIELDS),
+        )
     return list(resolved.values())
 
 

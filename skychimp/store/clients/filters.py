@@ -8,6 +8,7 @@ from skychimp.errors import InvalidQuery, InvalidValue
 from skychimp.models import tables
 from skychimp.shell import arguments, run_hint
 from skychimp.store.clients.queries.conditions import Evaluation
+from skychimp.translation import Phrase, tr
 
 _MF = tables.mailing_filter
 _S = tables.segment
@@ -29,11 +30,13 @@ class Filter(NamedTuple):
     query: str | None = None
 
     @property
-    def reason(self) -> str:
+    def reason(self) -> Phrase:
         """Why it leaves out a client."""
         if self.tag is not None:
-            return f"has tag {self.tag}"
-        return "matches --except-where" if self.segment is None else f"in segment {self.segment}"
+            return tr("has tag {tag}", tag=self.tag)
+        return (
+            tr("matches --except-where") if self.segment is None else tr("in segment {segment}", segment=self.segment)
+        )
 
 
 def read_filters(db: Connection, mailing_id: int) -> list[Filter]:
@@ -59,7 +62,11 @@ def condition(evaluation: Evaluation, filter_: Filter) -> ColumnElement[bool]:
 
 def _invalid(filter_: Filter, error: InvalidQuery) -> InvalidFilter:
     if filter_.segment is not None:
-        message = f"the query of segment {filter_.segment} is no longer valid: {error.problem}"
+        message = tr(
+            "the query of segment {segment} is no longer valid: {problem}",
+            segment=filter_.segment,
+            problem=error.problem,
+        )
         return InvalidFilter(message, run_hint("segments", "update", *arguments(filter_.segment), "--where", "EXPR"))
     option = "--except-where" if filter_.leaves_out else "--where"
     hint = run_hint("mailings", "update", "ID", option, "EXPR")

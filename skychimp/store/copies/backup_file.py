@@ -27,6 +27,7 @@ from skychimp.store.database import Fill, Store
 from skychimp.store.migrations import revisions
 from skychimp.store.session import Session
 from skychimp.store.sqlite import SqliteStore
+from skychimp.translation import tr
 
 BACKED_UP = "back up"
 """The action in the audit trail. A backup contains the entry about itself, which tells when it was made."""
@@ -168,7 +169,7 @@ def write_backup(
         differences = verification.find_differences(draft)
         wrong = [table for table, number in (rows | {"image": images}).items() if written.get(table) != number]
         if wrong:
-            raise StoreFailed(f"the copy lacks rows of {', '.join(wrong)}", "try again")
+            raise StoreFailed(tr("the copy lacks rows of {wrong}", wrong=", ".join(wrong)), tr("try again"))
         _publish_backup(draft, file, replace=replace)
     return BackupResult(rows, images, missing, differences)
 
@@ -266,7 +267,7 @@ def _publish_backup(draft: Path, file: Path, *, replace: bool) -> None:
     try:
         files.publish(draft, file, replace=replace)
     except FileExistsError:
-        raise Conflict(f"{file} already exists", "pass --force") from None
+        raise Conflict(tr("{file} already exists", file=file), tr("pass --force")) from None
 
 
 def verify(path: Path) -> dict[str, int]:
@@ -287,7 +288,9 @@ def _copy_backup(file: Path, draft: Path, progress: Progress) -> None:
         cause = error.__cause__
         if cause is None or sqlite_errors.result_code(cause) not in sqlite_errors.DAMAGE:
             raise
-        raise StoreNotReady(f"{file} is damaged: {sqlite_errors.reason(cause)}", "use another backup") from error
+        raise StoreNotReady(
+            tr("{file} is damaged: {reason}", file=file, reason=sqlite_errors.reason(cause)), tr("use another backup")
+        ) from error
 
 
 # Drafts
@@ -305,9 +308,12 @@ def _draft(path: Path) -> Iterator[Path]:
         with files.temporary_file(draft) as file:
             yield file
     except OSError as error:
-        raise StoreFailed(f"cannot write {path}: {error.strerror}", "use a folder that you can write to") from None
+        raise StoreFailed(
+            tr("cannot write {path}: {strerror}", path=path, strerror=error.strerror),
+            tr("use a folder that you can write to"),
+        ) from None
     except StoreFailed as error:
-        raise StoreFailed(f"cannot write {path}: {error.message}", error.hint) from error
+        raise StoreFailed(tr("cannot write {path}: {message}", path=path, message=error.message), error.hint) from error
     except StoreNotReady as error:
         raise StoreNotReady(error.message.replace(str(draft / "draft"), "the backup"), error.hint) from error
 
@@ -382,13 +388,18 @@ def _on_hold(path: Path) -> Iterator[bool]:
 
 def _require_no_run(path: Path) -> None:
     if runs.has_living_run(path):
-        raise Conflict("something is sending from this store", "stop the daemon, or wait until the run has ended")
+        raise Conflict(
+            tr("something is sending from this store"), tr("stop the daemon, or wait until the run has ended")
+        )
 
 
 def _require_no_logs(path: Path) -> None:
     for log in (path.with_name(path.name + suffix) for suffix in files.SQLITE_COMPANIONS):
         if log.exists():
-            raise Conflict(f"{log} belongs to a store that is gone", "move it away; it may contain the last changes")
+            raise Conflict(
+                tr("{log} belongs to a store that is gone", log=log),
+                tr("move it away; it may contain the last changes"),
+            )
 
 
 def _try_to_hold(path: Path) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, delete, func, insert, select
 from skychimp.errors import StoreFailed
 from skychimp.models import metadata, tables
 from skychimp.store.database import POSTGRESQL, SQLITE
+from skychimp.translation import tr
 
 BATCH = 5_000
 
@@ -42,7 +43,7 @@ def copy_rows(source: Connection, target: Connection, progress: Progress) -> dic
             written.add(batch)
             progress(done + copied.number + written.number, 2 * total)
         if (written.number, written.digest) != (copied.number, copied.digest):
-            raise StoreFailed(f"the copy of the table {table.name} differs", "try again")
+            raise StoreFailed(tr("the copy of the table {name} differs", name=table.name), tr("try again"))
     return rows
 
 

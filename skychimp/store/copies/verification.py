@@ -21,11 +21,12 @@ from skychimp.store import schema, sqlite, sqlite_errors
 from skychimp.store.migrations import revisions
 from skychimp.store.sqlite import translate_db_errors
 from skychimp.text import count_of, shortened
+from skychimp.translation import Phrase, tr
 
 CREATE_IMAGES = "CREATE TABLE image (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
 """The table of images, which a backup has in addition to the tables of a store."""
 
-_OTHER_BACKUP = "use another backup"
+_OTHER_BACKUP = tr("use another backup")
 _IS_INVALID_SEQUENCE = "typeof(name) != 'text' OR typeof(seq) != 'integer' OR seq NOT BETWEEN 0 AND 1 << 62"
 _IS_INVALID_IMAGE = "typeof(name) != 'text' OR name GLOB '*[^0-9a-z.]*' OR typeof(content) != 'blob'"
 
@@ -47,22 +48,30 @@ def require_no_damage(path: Path) -> None:
     schema.require_store(path)
     problem = next(find_damage(path), None)
     if problem is not None:
-        raise StoreNotReady(f"{path} is damaged: {problem}", _OTHER_BACKUP)
+        raise StoreNotReady(tr("{path} is damaged: {problem}", path=path, problem=problem), _OTHER_BACKUP)
 
 
 def require_valid_values(path: Path) -> None:
     """Raise StoreNotReady if a store of the newest revision has values that Skychimp never writes."""
     for invalid in find_invalid_values(path):
         found = f"invalid {invalid.column} in {count_of(invalid.number, 'row')} of {invalid.table}"
-        raise StoreNotReady(f"{path} is damaged: {found}", _OTHER_BACKUP)
+        raise StoreNotReady(tr("{path} is damaged: {found}", path=path, found=found), _OTHER_BACKUP)
 
 
-def require_our_schema(path: Path, hint: str = _OTHER_BACKUP) -> None:
+def require_our_schema(path: Path, hint: Phrase = _OTHER_BACKUP) -> None:
     """Raise StoreNotReady if the file has another schema than a store of its revision, or is of a newer one."""
     differences = find_differences(path)
     if differences:
         rest = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
-        raise StoreNotReady(f"{path} is not a valid store: {', '.join(differences[:_NAMED])}{rest}", hint)
+        raise StoreNotReady(
+            tr(
+                "{path} is not a valid store: {differences}{rest}",
+                path=path,
+                differences=", ".join(differences[:_NAMED]),
+                rest=rest,
+            ),
+            hint,
+        )
 
 
 def find_differences(path: Path) -> list[str]:
@@ -195,7 +204,9 @@ def _as_damage(path: Path) -> Iterator[None]:
     except (sqlite.driver().Error, UnicodeDecodeError) as error:
         if sqlite_errors.is_busy(error):
             raise sqlite.store_error(path, str(error), sqlite_errors.result_code(error)) from error
-        raise StoreNotReady(f"{path} is damaged: {sqlite_errors.reason(error)}", _OTHER_BACKUP) from error
+        raise StoreNotReady(
+            tr("{path} is damaged: {reason}", path=path, reason=sqlite_errors.reason(error)), _OTHER_BACKUP
+        ) from error
 
 
 # The schema

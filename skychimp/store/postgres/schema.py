@@ -13,6 +13,7 @@ from skychimp.shell import run_hint
 from skychimp.store.database import Fill
 from skychimp.store.migrations import revisions
 from skychimp.store.postgres.server import MISSING_TABLE, OLDEST_VERSION, PostgresStore, sqlstate
+from skychimp.translation import tr
 
 
 def open_store(url: str, password: str | None) -> PostgresStore:
@@ -68,13 +69,18 @@ _CREATE_IMAGES = "CREATE TABLE image (name text PRIMARY KEY, content bytea NOT N
 def _require_suitable(db: Connection, store: PostgresStore) -> None:
     version = int(db.exec_driver_sql("SHOW server_version_num").scalar_one())
     if version < OLDEST_VERSION:
-        raise StoreNotReady(f"{store.name} is PostgreSQL {version // 10000}", "use PostgreSQL 14 or newer")
+        raise StoreNotReady(
+            tr("{name} is PostgreSQL {version}", name=store.name, version=version // 10000),
+            tr("use PostgreSQL 14 or newer"),
+        )
     encoding = db.exec_driver_sql("SHOW server_encoding").scalar_one()
     if encoding != "UTF8":
-        hint = "create the database with: createdb --encoding UTF8 --template template0 NAME"
-        raise StoreNotReady(f"the database {store.name} has the encoding {encoding}", hint)
+        hint = tr("create the database with: createdb --encoding UTF8 --template template0 NAME")
+        raise StoreNotReady(
+            tr("the database {name} has the encoding {encoding}", name=store.name, encoding=encoding), hint
+        )
     if _has_tables(db):
-        raise Conflict(f"{store.name} already has a store", "use another database")
+        raise Conflict(tr("{name} already has a store", name=store.name), tr("use another database"))
 
 
 def _has_tables(db: Connection) -> bool:
@@ -101,5 +107,7 @@ def _read_revision(store: PostgresStore) -> str:
             return revisions.read_revision(db)
     except StoreFailed as error:
         if error.__cause__ is not None and sqlstate(error.__cause__) == MISSING_TABLE:
-            raise StoreNotReady(f"no store at {store.name}", run_hint("init", "--email", "YOU@EXAMPLE.ORG")) from None
+            raise StoreNotReady(
+                tr("no store at {name}", name=store.name), run_hint("init", "--email", "YOU@EXAMPLE.ORG")
+            ) from None
         raise

@@ -25,6 +25,7 @@ from skychimp.store.postgres import last_commit
 from skychimp.store.postgres.pipeline import Pipeline
 from skychimp.store.postgres.url import connect_arguments
 from skychimp.store.session import Session, transaction
+from skychimp.translation import Phrase, tr
 
 T = TypeVar("T")
 
@@ -202,7 +203,9 @@ class PostgresStore(Store):
             return False
         self._base.dispose()
         if self._patiently(self._read_database_id) != self._database_id:
-            raise StoreFailed(f"the database {self.name} has failed over to another server", run_hint("run"))
+            raise StoreFailed(
+                tr("the database {name} has failed over to another server", name=self.name), run_hint("run")
+            )
         return True
 
     def _was_committed(self, xid: str, logged: Sequence[int]) -> bool:
@@ -214,11 +217,13 @@ class PostgresStore(Store):
         deadline = time.monotonic() + RECONNECT_S
         while (status := self._patiently(lambda: self._read_status(xid))) == "in progress":
             if time.monotonic() > deadline:
-                raise StoreFailed(f"cannot use the store {self.name}: a commit did not end", _HINTS["08006"])
+                raise StoreFailed(
+                    tr("cannot use the store {name}: a commit did not end", name=self.name), _HINTS["08006"]
+                )
             time.sleep(0.1)
         if status not in ("committed", "aborted"):
             raise StoreFailed(
-                f"cannot use the store {self.name}: what became of a commit is not known", run_hint("run")
+                tr("cannot use the store {name}: what became of a commit is not known", name=self.name), run_hint("run")
             )
         if status == "committed" and logged:
             return self._patiently(lambda: self._has_logged(xid, logged))
@@ -314,7 +319,7 @@ class PostgresStore(Store):
         reason = _reason(error)
         if not state and _is_disconnect(error):  # an error of connecting has only words, in the server's language
             state = next((state for words, state in _STATES_OF_WORDS.items() if words in reason), "08006")
-        hint = _HINTS.get(state) or _HINTS_OF_CLASSES.get(state[:2]) or "this may be a bug in Skychimp"
+        hint = _HINTS.get(state) or _HINTS_OF_CLASSES.get(state[:2]) or tr("this may be a bug in Skychimp")
         kind = StoreUnwritable if state in _UNWRITABLE else StoreFailed
         return kind(f"cannot use the store {self.name}: {reason}", hint)
 
@@ -369,8 +374,8 @@ def make_engine(url: str, password: str | None = None, poolclass: type[Pool] = Q
             poolclass=poolclass,
         )
     except ImportError:
-        message = "PostgreSQL needs the Python package psycopg, which is not installed"
-        raise StoreNotReady(message, "run \"pip install 'skychimp[postgres]'\"") from None
+        message = tr("PostgreSQL needs the Python package psycopg, which is not installed")
+        raise StoreNotReady(message, tr("run \"pip install 'skychimp[postgres]'\"")) from None
 
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # it warns of what is an error anyway
 
@@ -404,7 +409,7 @@ def _is_disconnect(error: BaseException) -> bool:
     return state[:2] == "08" or state in _AWAY
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> Phrase:
     """Return what an error says, in one line."""
     message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     line = message.strip().partition("\n")[0].removeprefix("connection failed: ").replace("FATAL:  ", "")[:300]

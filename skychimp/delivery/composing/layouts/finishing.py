@@ -23,6 +23,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import Field, find_field, unknown_field
 from skychimp.models import Format, LayoutKind
 from skychimp.text import one_line
+from skychimp.translation import tr
 
 if TYPE_CHECKING:
     from skychimp.delivery.composing.compose import MessageContent
@@ -73,7 +74,7 @@ def finish(content: "MessageContent", layout: Layout | None) -> "MessageContent"
     except InvalidValue:
         raise
     except Exception as error:  # a damaged store, or a bug of a library with one message, must not stop the others
-        raise InvalidValue(f"the message cannot be put into its layout: {error!r}") from error
+        raise InvalidValue(tr("the message cannot be put into its layout: {error!r}", error=error)) from error
 
 
 def check_layout(html: str, fields: Collection[Field]) -> None:
@@ -82,9 +83,12 @@ def check_layout(html: str, fields: Collection[Field]) -> None:
     `fields` are the custom fields that there are.
     """
     if len(html.encode("utf-8", "surrogatepass")) > MAX_LAYOUT_SIZE:
-        raise InvalidValue(f"the layout is larger than {MAX_LAYOUT_SIZE // 1000} kB", "make it shorter")
+        raise InvalidValue(
+            tr("the layout is larger than {max_layout_size} kB", max_layout_size=MAX_LAYOUT_SIZE // 1000),
+            tr("make it shorter"),
+        )
     if "\0" in html:
-        raise InvalidValue("the layout contains a NUL character", "delete it: no text has one")
+        raise InvalidValue(tr("the layout contains a NUL character"), tr("delete it: no text has one"))
     _require_template(html, fields)
     _require_place(html)
 
@@ -94,9 +98,9 @@ def check_preheader(layout: Layout) -> None:
     one_line(layout.preheader, "preheader", MAX_PREHEADER_LENGTH)
     TextTemplate(layout.preheader, "preheader", {})
     if layout.html is None:
-        raise InvalidValue("a preheader needs a layout", "use --layout default, or --preheader ''")
+        raise InvalidValue(tr("a preheader needs a layout"), tr("use --layout default, or --preheader ''"))
     if not has_variable(layout.html, PREHEADER):
-        raise InvalidValue("the layout has no {{ preheader }}", "add it to the layout, or use --preheader ''")
+        raise InvalidValue(tr("the layout has no {{ preheader }}"), tr("add it to the layout, or use --preheader ''"))
 
 
 def has_variable(html: str, name: str) -> bool:
@@ -137,18 +141,21 @@ def _require_place(html: str) -> None:
             keyword = piece.inner.split()[0]
             depth += (keyword in ("if", "for")) - keyword.startswith("end")
     if not places:
-        raise InvalidValue("the layout has no {{ content }}", "write {{ content }} where the message belongs")
+        raise InvalidValue(tr("the layout has no {{ content }}"), tr("write {{ content }} where the message belongs"))
     if len(places) > 1:
-        raise InvalidValue("the layout has {{ content }} more than once", "remove all but one")
+        raise InvalidValue(tr("the layout has {{ content }} more than once"), tr("remove all but one"))
     if places[0]:
-        raise InvalidValue("{{ content }} is inside {% if %} or {% for %}", "move it out, so that every email has it")
+        raise InvalidValue(
+            tr("{{ content }} is inside {% if %} or {% for %}"), tr("move it out, so that every email has it")
+        )
     shown = "<x-content>"
     filled = "".join(
         shown if _is_variable(piece, CONTENT) else "" if isinstance(piece, Expression) else piece for piece in pieces
     )
     if not any(part.kind == Kind.TAG and part.text == shown for part in markup.split(filled)):
         raise InvalidValue(
-            "{{ content }} is inside a tag, a comment, a style or a title", "move it to where a paragraph could be"
+            tr("{{ content }} is inside a tag, a comment, a style or a title"),
+            tr("move it to where a paragraph could be"),
         )
 
 
@@ -156,8 +163,8 @@ def _require_fragment(html: str) -> None:
     """Raise InvalidValue for HTML that cannot stand inside a layout."""
     if page_tag := next((name for name in markup.tag_names(html) if name in ("html", "head", "body")), None):
         raise InvalidValue(
-            f"the HTML part is a whole page: it has <{page_tag}>",
-            "use --layout none, or leave only what is inside <body>",
+            tr("the HTML part is a whole page: it has <{page_tag}>", page_tag=page_tag),
+            tr("use --layout none, or leave only what is inside <body>"),
         )
     marked = MarkedTemplate(split_template(html))
     markup.require_nested(with_comments(marked), marked.mark, "HTML part")

@@ -14,6 +14,7 @@ from skychimp.delivery.composing.conversions import MarkedTemplate
 from skychimp.delivery.composing.layouts import markup
 from skychimp.delivery.composing.layouts.markup import Kind, Part
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 MAX_WORK = 3_000_000_000
 """The most work for the CSS of one message, as `_work` estimates it. That takes some seconds at worst."""
@@ -38,7 +39,9 @@ def inline_css(template: MarkedTemplate, noun: str) -> str | None:
         if any(not template.expression(word).is_output for word in re.findall(template.word, part.text)):
             raise markup.not_nested(html, part.start, "{% %} in a <style> element", noun)
     if _work(html) > MAX_WORK or html.count("<") > MAX_TAGS:
-        raise InvalidValue(f"the {noun} has too much CSS for its size", "use fewer rules, or make it shorter")
+        raise InvalidValue(
+            tr("the {noun} has too much CSS for its size", noun=noun), tr("use fewer rules, or make it shorter")
+        )
     inlined = _inliner(inline_style_tags=True).inline(html)
     if _without_styles(inlined) == _without_styles(_inliner(inline_style_tags=False).inline(html)):
         return None

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from skychimp.errors import InvalidValue
+from skychimp.translation import tr
 
 MAX_DEPTH = 64
 """How deeply elements can be nested. A parser of HTML calls itself for each level."""
@@ -103,7 +104,7 @@ def require_nested(html: str, mark: str, noun: str) -> None:
 def not_nested(html: str, position: int, reason: str, noun: str) -> NotNested:
     """Return the error that HTML cannot be inlined because of what is at a position."""
     line = html.count("\n", 0, position) + 1
-    message = f"the CSS of the {noun} cannot be inlined: line {line}: {reason}"
+    message = tr("the CSS of the {noun} cannot be inlined: line {line}: {reason}", noun=noun, line=line, reason=reason)
     return NotNested(message, 'fix it, or write <style data-css-inline="ignore"> to leave the CSS where it is')
 
 

@@ -16,6 +16,7 @@ from skychimp.delivery.sending.connection_pool import ConnectionPool
 from skychimp.delivery.sending.recorder import Recorder
 from skychimp.store.limits import rate
 from skychimp.store.limits.rate import Reservation
+from skychimp.translation import tr
 
 MIN_RESERVED, MAX_RESERVED = 10, 1000  # emails
 LIFETIME_S = 2.0
@@ -137,7 +138,13 @@ class RateLimiter:
             if reserved.number:
                 self._keep(reserved)
             elif self._patience is not None and reserved.first_at - now > self._patience:
-                self._give_up(f"smtp.rate allows the next email at {self._clock_time(reserved.first_at, now)}", "")
+                self._give_up(
+                    tr(
+                        "smtp.rate allows the next email at {clock_time}",
+                        clock_time=self._clock_time(reserved.first_at, now),
+                    ),
+                    "",
+                )
             elif not (is_connected and self._is_far):
                 await self._sleep_until_near()
 

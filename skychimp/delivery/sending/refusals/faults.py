@@ -20,6 +20,7 @@ from skychimp.delivery.sending.refusals.remedies import (
 from skychimp.delivery.sending.refusals.verdicts import Fault, Verdict
 from skychimp.delivery.sending.refusals.words import RULES, Rule
 from skychimp.models import Outcome
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import Phase
 
 
@@ -27,20 +28,22 @@ class Explanation(NamedTuple):
     """What a reply means, and what a person can do about it ("" if nothing needs to be done)."""
 
     meaning: str
-    remedy: str = ""
+    remedy: Phrase = ""
 
 
 LOGIN_PHASE = "login"
 """The phase of a reply to AUTH. Any other phase that is not a `Phase` is before it: the greeting, EHLO or STARTTLS."""
 
-_ACCEPTED = Explanation("accepted for delivery by the mail server")
-_WRITTEN = Explanation("written to the outbox on this machine, and not sent", 'set mail.transport = "smtp"')
+_ACCEPTED = Explanation(tr("accepted for delivery by the mail server"))
+_WRITTEN = Explanation(tr("written to the outbox on this machine, and not sent"), tr('set mail.transport = "smtp"'))
 _UNKNOWN = Explanation(
-    "the whole email was sent, but no valid reply came, so it may or may not have arrived",
-    'it is sent again later, unless you run "skychimp resolve" first',
+    tr("the whole email was sent, but no valid reply came, so it may or may not have arrived"),
+    tr('it is sent again later, unless you run "skychimp resolve" first'),
 )
-_NO_REPLY = Explanation("no valid reply came, and nothing was delivered", WAIT)
-_NOT_COMPOSED = Explanation("the email could not be composed", 'fix the message: run "skychimp messages preview"')
+_NO_REPLY = Explanation(tr("no valid reply came, and nothing was delivered"), WAIT)
+_NOT_COMPOSED = Explanation(
+    tr("the email could not be composed"), tr('fix the message: run "skychimp messages preview"')
+)
 
 
 def classify(code: int, enhanced: str, text: str, phase: str) -> Verdict:
@@ -74,7 +77,7 @@ def _compiled_rules() -> list[tuple[re.Pattern[str], re.Pattern[str], Rule]]:
 def _by_codes(code: int, enhanced: str) -> Verdict:
     """Return the verdict by the detail of the enhanced code, or by the code if there is no useful detail."""
     is_final = code >= 500
-    by_code = BY_CODE.get(code) or Verdict(Fault.REFUSED, "refused" if is_final else "refused for now", READ_REPLY)
+    by_code = BY_CODE.get(code) or Verdict(Fault.REFUSED, "refused" if is_final else tr("refused for now"), READ_REPLY)
     detail = enhanced.partition(".")[2]
     is_vague = detail == "0.0" or (not is_final and (detail.endswith(".0") or detail == "7.1"))
     verdict = by_code if is_vague else BY_DETAIL.get(detail, by_code)
@@ -97,7 +100,9 @@ def _before_recipient(verdict: Verdict, code: int, phase: str) -> Verdict:
     if remedy in CLIENT_REMEDIES:
         remedy = SENDER
     if phase == Phase.MAIL:
-        return Verdict(Fault.SENDER, meaning if fault == Fault.REFUSED else "the sender's address is refused", remedy)
+        return Verdict(
+            Fault.SENDER, meaning if fault == Fault.REFUSED else tr("the sender's address is refused"), remedy
+        )
     return Verdict(Fault.LOGIN if phase == LOGIN_PHASE else Fault.RELAY, meaning, remedy)
 
 
@@ -132,7 +137,7 @@ def explain(outcome: str, phase: str, code: int, enhanced: str, text: str) -> Ex
     return Explanation(verdict.meaning, _adapt_remedy(verdict.remedy, is_final=outcome == Outcome.FAILED))
 
 
-def _adapt_remedy(remedy: str, *, is_final: bool) -> str:
+def _adapt_remedy(remedy: Phrase, *, is_final: bool) -> str:
     """Return a remedy that fits: no action on a client while the email is retried, and no waiting after a failure."""
     if not is_final and (not remedy or remedy in CLIENT_REMEDIES):
         return WAIT

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+from skychimp.translation import Phrase
+
 
 class Fault(StrEnum):
     """Whose fault a reply of 4xx or 5xx is."""
@@ -38,4 +40,4 @@ class Verdict(NamedTuple):
 
     fault: Fault
     meaning: str
-    remedy: str
+    remedy: Phrase

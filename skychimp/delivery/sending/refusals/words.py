@@ -29,6 +29,7 @@ from skychimp.delivery.sending.refusals.remedies import (
     WAIT,
 )
 from skychimp.delivery.sending.refusals.verdicts import Fault
+from skychimp.translation import Phrase, tr
 
 
 class Rule(NamedTuple):
@@ -38,7 +39,7 @@ class Rule(NamedTuple):
     codes: str
     words: str
     meaning: str
-    remedy: str
+    remedy: Phrase
 
 
 RULES = [
@@ -47,54 +48,54 @@ RULES = [
         Fault.REFUSED, "5",
         r"resolver\.rst\.(?!recipsize)|(?:blocked|blacklisted|rejected|refused) by (?:the |this )?(?:recipient|user)\b"
         r"|(?:customer|recipient's|user's) (?:block|black) ?list|recipient preferences|relay not permitted for user",
-        "the recipient does not accept email from everybody", ASK_CLIENT,
+        tr("the recipient does not accept email from everybody"), ASK_CLIENT,
     ),
     # Sendmail gives it the code that RFC 7505 has for senders.
     Rule(
         Fault.ADDRESS, r"5.. \S+ (?:rcpt|data|dot)", r"^host does not accept mail",
-        "the domain does not accept email", MARKED_BAD,
+        tr("the domain does not accept email"), MARKED_BAD,
     ),
-    Rule(Fault.REFUSED, "5", r"may not exist", "the server may not know the address", READ_REPLY),
+    Rule(Fault.REFUSED, "5", r"may not exist", tr("the server may not know the address"), READ_REPLY),
     Rule(
         Fault.REFUSED, r"5.. \S+ (?:rcpt|data|dot)",
         r"temporar(?:y|ily) (?:disabled|inactive|locked|suspended)",
-        "the mailbox is disabled for now", ASK_CLIENT,
+        tr("the mailbox is disabled for now"), ASK_CLIENT,
     ),
     Rule(
         Fault.MAILBOX, "",
         r"receiving (?:e?mail|messages) (?:too quickly|at a rate)|recipient (?:thread limit|has exceeded)"
         r"|ratelimit exceeded for mailbox",
-        "the mailbox gets too much email at the moment", WAIT,
+        tr("the mailbox gets too much email at the moment"), WAIT,
     ),
-    Rule(Fault.RATE_LIMIT, "4", r"smtp relay limit", "your account sends faster than the server allows", SLOWER),
+    Rule(Fault.RATE_LIMIT, "4", r"smtp relay limit", tr("your account sends faster than the server allows"), SLOWER),
     Rule(
         Fault.MAILBOX, r"4.. 4\.2\.1 (?:rcpt|data|dot)", "",
-        "the mailbox does not take email at the moment", WAIT,
+        tr("the mailbox does not take email at the moment"), WAIT,
     ),
-    Rule(Fault.MAILBOX, r"... .\.2\.2 (?:rcpt|data|dot)", "", "the mailbox is full", ASK_CLIENT),
-    Rule(Fault.MAILBOX, "", r"too much mail data|too many messages on the server", "the mailbox is full", ASK_CLIENT),
-    Rule(Fault.MAILBOX, "4", r"gr[ea]y-?list", "the server uses greylisting: it takes the email later", WAIT),
+    Rule(Fault.MAILBOX, r"... .\.2\.2 (?:rcpt|data|dot)", "", tr("the mailbox is full"), ASK_CLIENT),
+    Rule(Fault.MAILBOX, "", r"too much mail data|too many messages on the server", tr("the mailbox is full"), ASK_CLIENT),
+    Rule(Fault.MAILBOX, "4", r"gr[ea]y-?list", tr("the server uses greylisting: it takes the email later"), WAIT),
     # Encryption, and login by the code
     Rule(
         Fault.RELAY, "",
         r"must issue a starttls|(?:tls|encryption) (?:is )?(?:needed|required)(?! for rcpt| but)",
-        "the server requires encryption", USE_TLS,
+        tr("the server requires encryption"), USE_TLS,
     ),
-    Rule(Fault.LOGIN, "530", "", "the server requires a login", LOGIN),
-    Rule(Fault.LOGIN, "534", "", "the server requires another kind of login", LOGIN),
-    Rule(Fault.LOGIN, "535", "", "the username or password is wrong", LOGIN),
+    Rule(Fault.LOGIN, "530", "", tr("the server requires a login"), LOGIN),
+    Rule(Fault.LOGIN, "534", "", tr("the server requires another kind of login"), LOGIN),
+    Rule(Fault.LOGIN, "535", "", tr("the username or password is wrong"), LOGIN),
     # Limits
     Rule(
         Fault.SESSION_LIMIT, "",
         r"(?:messages?|e?mails?|count) (?:per|in this|on this|for this) (?:smtp )?(?:session|connection)"
         r"|too many messages sent",
-        "the server limits the number of emails over one connection", RECONNECT,
+        tr("the server limits the number of emails over one connection"), RECONNECT,
     ),
     Rule(
         Fault.CONNECTION_LIMIT, "",
         r"too many (?:open |concurrent |simultaneous )?(?:smtp )?(?:connections|sessions)"
         r"|(?:concurrent|simultaneous) (?:smtp |server )?connections|concurrency limit",
-        "the server allows fewer connections at once", FEWER,
+        tr("the server allows fewer connections at once"), FEWER,
     ),
     Rule(
         Fault.QUOTA, "",
@@ -102,16 +103,16 @@ RULES = [
         r"|\b(?:limits?|quota|exceeded|exceeds|too many|only)\b.{0,60}\b(?:per|this|each) (?:day|hour|month)"
         r"|submission ?quota|outgoing e?mail quota|credits exceeded|send limit exceeded|tenant (?:has )?exceeded"
         r"|unusual sending activity",
-        "the account has used up what it may send", QUOTA,
+        tr("the account has used up what it may send"), QUOTA,
     ),
     Rule(
         Fault.QUOTA, r"... .\.7\.", r"^(?!.*\b(?:mailbox|inbox|disk|user)\b).*\bquota\b",
-        "the account has used up what it may send", QUOTA,
+        tr("the account has used up what it may send"), QUOTA,
     ),
-    Rule(Fault.QUOTA, r"5.. 5\.4\.5 ", "", "the account has used up what it may send", QUOTA),
+    Rule(Fault.QUOTA, r"5.. 5\.4\.5 ", "", tr("the account has used up what it may send"), QUOTA),
     Rule(
         Fault.RATE_LIMIT, "", r"rate limited because .{0,60}(?:authenticat|\bspf\b|\bdkim\b|\bdmarc\b)",
-        "the server slows the email down, because SPF, DKIM or DMARC fails for the sender's domain", AUTHENTICATE,
+        tr("the server slows the email down, because SPF, DKIM or DMARC fails for the sender's domain"), AUTHENTICATE,
     ),
     Rule(
         Fault.RATE_LIMIT, "",
@@ -120,7 +121,7 @@ RULES = [
         r"|too (?:much|many) (?:e?mails?|messages|recipients)"
         r"|too many (?:new tls sessions|auth commands|login attempts)|too (?:fast|quickly)|slow down"
         r"|temporarily deferred|excessive volume|server busy",
-        "too much email in a short time", SLOWER,
+        tr("too much email in a short time"), SLOWER,
     ),
     # Login, by the words
     Rule(
@@ -128,17 +129,17 @@ RULES = [
         r"^(?!.*\b(?:spf|dkim|dmarc)\b).*(?:authentication (?:is )?required|authenticate first|without authentication"
         r"|client (?:was )?not authenticated|unauthenticated senders|smtp auth(?:entication)? is required"
         r"|requires authentication|turn on smtp authentication|auth command first|not logged in)",
-        "the server requires a login", LOGIN,
+        tr("the server requires a login"), LOGIN,
     ),
     Rule(
         Fault.LOGIN, "5", r"sending account has been|sending for this account is disabled|account not subscribed",
-        "your account on the mail server is blocked", ASK_RELAY,
+        tr("your account on the mail server is blocked"), ASK_RELAY,
     ),
     # The message, in words that also name the sender or a block list
     Rule(
         Fault.MESSAGE, r"5.. \S+ (?:data|dot)",
         r"duplicate header|\brfc .{0,20}compliant|\burls?\b|message contains",
-        "the email's content was refused", PREVIEW,
+        tr("the email's content was refused"), PREVIEW,
     ),
     # The sender
     Rule(
@@ -146,71 +147,71 @@ RULES = [
         r"not owned by|send ?as\b|sendasdenied|permissions? to send|relaying disallowed as"
         r"|sender (?:address )?is not allowed|from address is not one of|mail from (?:address )?must|not local sender"
         r"|not authorized to send from",
-        "your account may not send from the sender's address", OWN_SENDER,
+        tr("your account may not send from the sender's address"), OWN_SENDER,
     ),
     Rule(
         Fault.SENDER, "5",
         r"address is not verified|verified sender identity|from domain not trusted|unregistered domain",
-        "the sender's address is not verified", VERIFY,
+        tr("the sender's address is not verified"), VERIFY,
     ),
     Rule(
         Fault.SENDER, "4", r"sender address rejected: domain not found",
-        "the sender's domain does not exist", SENDER,
+        tr("the sender's domain does not exist"), SENDER,
     ),
     Rule(
         Fault.SENDER, "5",
         r"(?:sender address|mailfrom domain|(?:your|sender|sending) domain).{0,40}(?:blocked using|listed|block ?list)"
         r"|reputation of the sending domain",
-        "the sender's domain is on a block list or has a bad reputation", AUTHENTICATE,
+        tr("the sender's domain is on a block list or has a bad reputation"), AUTHENTICATE,
     ),
     Rule(
         Fault.SENDER, "5",
         r"sender (?:email )?(?:address )?(?:is )?(?:rejected|refused|denied|blocked|must)|outbound sender"
         r"|domain of sender|\bsender(?:'s)? (?:\S+ ){0,3}(?:unknown|not found|does not exist|verify failed)",
-        "the sender's address is refused", SENDER,
+        tr("the sender's address is refused"), SENDER,
     ),
-    Rule(Fault.SENDER, "5", r"\bdmarc\b", "DMARC fails for the sender's domain", AUTHENTICATE),
+    Rule(Fault.SENDER, "5", r"\bdmarc\b", tr("DMARC fails for the sender's domain"), AUTHENTICATE),
     Rule(
         Fault.SENDER, "5", r"either spf or dkim|authentication (?:information|checks)",
-        "SPF and DKIM fail for the sender's domain", AUTHENTICATE,
+        tr("SPF and DKIM fail for the sender's domain"), AUTHENTICATE,
     ),
-    Rule(Fault.SENDER, "5", r"\bspf\b", "SPF does not allow your server", SPF),
-    Rule(Fault.SENDER, "5", r"\bdkim\b", "no DKIM signature is valid", DKIM),
+    Rule(Fault.SENDER, "5", r"\bspf\b", tr("SPF does not allow your server"), SPF),
+    Rule(Fault.SENDER, "5", r"\bdkim\b", tr("no DKIM signature is valid"), DKIM),
     # This computer, or the relay
     Rule(
         Fault.RELAY, "",
         r"relay(?:ing)? (?:to … )?(?:access )?(?:is )?(?:denied|not permitted|not allowed|prohibited)|unable to relay"
         r"|allowed rcpthosts|credentials for relay|not configured to relay|do(?:n't| not) relay|not a gateway",
-        "the server does not relay email for you", f"set smtp.username, or {ASK_RELAY}",
+        tr("the server does not relay email for you"), tr("set smtp.username, or {ask_relay}", ask_relay=ASK_RELAY),
     ),
     Rule(
         Fault.RELAY, "",
         r"reverse (?:dns|hostname)|\bptr\b|ip name lookup failed|cannot find your",
-        "the server finds no host name for the IP address (reverse DNS)", ASK_RELAY,
+        tr("the server finds no host name for the IP address (reverse DNS)"), ASK_RELAY,
     ),
     Rule(
         Fault.RELAY, "5", r"helo command rejected|bad helo",
-        "the server refuses this computer's host name", ASK_RELAY,
+        tr("the server refuses this computer's host name"), ASK_RELAY,
     ),
     Rule(
         Fault.RELAY, "",
         r"spamhaus|block(?:ed)? ?list|black ?list|dnsbls?\b|\brbl\b|blocked using|permanently deferred"
         r"|\bbanned\b|blocked - see|(?:poor|bad) reputation|reputation of the sending ip|traffic not accepted"
         r"|\bip\b.{0,20}is listed",
-        "the mail server's IP address is on a block list", DELIST,
+        tr("the mail server's IP address is on a block list"), DELIST,
     ),
     Rule(
         Fault.RELAY, "5",
         r"client host (?:\S+ )?(?:rejected|blocked)|host network not allowed|not allowed to connect"
         r"|your access to .{0,40}has been rejected|not authorized to send email directly",
-        "the server refuses this computer", ASK_RELAY,
+        tr("the server refuses this computer"), ASK_RELAY,
     ),
     # The recipient
     Rule(
         Fault.MAILBOX, r"... \S+ (?:rcpt|data|dot)",
         r"(?:mailbox|inbox|storage)(?: for user)?(?: …)?(?: is)? full|over ?quota|quota (?:limit )?exceeded"
         r"|exceeds quota|exceeded storage|exhausted allowed storage",
-        "the mailbox is full", ASK_CLIENT,
+        tr("the mailbox is full"), ASK_CLIENT,
     ),
     Rule(
         Fault.ADDRESS, r"5(?:11|5[0-4]) \S+ (?:rcpt|data|dot)",
@@ -219,26 +220,26 @@ RULES = [
         r"|(?:user|recipient|mailbox|account) (?:does)?(?: ?not|n't) exist"
         r"|unknown (?:user|recipient)|no such (?:user|recipient|mailbox)|no mailbox here|not our (?:user|customer)"
         r"|does(?:n't| not) have an? (?:\S+ )?account)",
-        "the mailbox does not exist", MARKED_BAD,
+        tr("the mailbox does not exist"), MARKED_BAD,
     ),
     Rule(
         Fault.ADDRESS, r"5(?:25|5[0-4]) \S+ (?:rcpt|data|dot)",
         r"disabled or discontinued|user is terminated|disabled recipient address",
-        "the mailbox is disabled", MARKED_BAD,
+        tr("the mailbox is disabled"), MARKED_BAD,
     ),
-    Rule(Fault.REFUSED, r"5.. 5\.2\.1 (?:data|dot)", "", "the mailbox does not accept the email", ASK_CLIENT),
+    Rule(Fault.REFUSED, r"5.. 5\.2\.1 (?:data|dot)", "", tr("the mailbox does not accept the email"), ASK_CLIENT),
     # The message
     Rule(
         Fault.MESSAGE, "5", r"too (?:large|big)|size (?:exceeds|limit)|exceeds .{0,30}size|line (?:length|is too long)",
-        "the email is too large", SHORTER,
+        tr("the email is too large"), SHORTER,
     ),
     Rule(
         Fault.MESSAGE, r"5.. \S+ (?:data|dot)",
         r"\bspam\b|spamassassin|\bjunk\b|unsolicited|virus|content (?:is |was )?rejected|security issue"
         r"|attachment",
-        "the email's content was refused", PREVIEW,
+        tr("the email's content was refused"), PREVIEW,
     ),
     # The server itself
-    Rule(Fault.TEMPORARY, "4", r"disk space", "the server has no storage left", WAIT),
+    Rule(Fault.TEMPORARY, "4", r"disk space", tr("the server has no storage left"), WAIT),
 ]  # fmt: skip
 """The first rule that fits decides. The words are `replies.pattern` in lower case, so without numbers and addresses."""

@@ -24,6 +24,7 @@ from skychimp.services.clients.files.headings import normalise
 from skychimp.services.clients.files.opt_outs import OptOut, OptOutColumn
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
 from skychimp.text import did_you_mean
+from skychimp.translation import Phrase, tr
 
 FIELDS = ("email", "name", "first_name", "last_name", "comment", "tags")
 """What a column can be. First and last name are joined where there is no name."""
@@ -91,15 +92,17 @@ def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[
     for text in mapped:
         heading, separator, name = (part.strip() for part in text.rpartition("="))
         if not separator or not heading:
-            raise InvalidValue(f'"{text}" is not COLUMN=FIELD', "use for example --map Mail=email")
+            raise InvalidValue(tr('"{text}" is not COLUMN=FIELD', text=text), tr("use for example --map Mail=email"))
         if known is ALL_FIELDS and field_columns.is_field(name):
             name = field_columns.check_target(name)
         elif name not in known:
             shown = (*known, "fields.NAME") if known is ALL_FIELDS else known
-            raise InvalidValue(f'unknown field "{name}"', _suggest(name, shown, "fields"))
+            raise InvalidValue(tr('unknown field "{name}"', name=name), _suggest(name, shown, "fields"))
         if heading in fields or name in fields.values():
             twice = heading if heading in fields else name
-            raise InvalidValue(f'"{twice}" is mapped twice', "use --map once for each column and each field")
+            raise InvalidValue(
+                tr('"{twice}" is mapped twice', twice=twice), tr("use --map once for each column and each field")
+            )
         fields[heading] = name
     return ColumnChoice(fields, ignored)
 
@@ -117,7 +120,8 @@ def recognise(headings: Sequence[str], choice: ColumnChoice, file_name: str = ""
     by_field = _with_consent(by_field, names, free, tool)
     if not by_field.get("email"):
         raise InvalidValue(
-            'missing column "email"', "the first line must name the columns: email,name,comment,tags; or use --map"
+            tr('missing column "email"'),
+            tr("the first line must name the columns: email,name,comment,tags; or use --map"),
         )
     found = opt_outs.find_columns(headings, [index for index in free if index not in exported], tool)
     of_all = opt_out_of_all(headings, file_name)
@@ -160,7 +164,7 @@ def find_chosen(headings: Sequence[str], choice: ColumnChoice) -> tuple[Mapping[
     mapped = {_find_column(headings, heading): name for heading, name in choice.fields.items()}
     ignored = {_find_column(headings, heading) for heading in choice.ignored}
     if len(mapped) < len(choice.fields) or not ignored.isdisjoint(mapped):
-        raise InvalidValue("a column is mapped twice, or mapped and ignored", "use one option for each column")
+        raise InvalidValue(tr("a column is mapped twice, or mapped and ignored"), tr("use one option for each column"))
     return mapped, ignored
 
 
@@ -213,7 +217,9 @@ def row_reader(headings: Sequence[str], columns: Columns) -> RowReader:
     def read_with_attributes(line: int, cells: Sequence[str]) -> FileRow:
         attributes = parse_attributes(cells[columns.attributes or 0])
         if attributes is None:
-            return InvalidRow(line, f'"{headings[columns.attributes or 0].strip()}" is not a JSON object')
+            return InvalidRow(
+                line, tr('"{strip}" is not a JSON object', strip=headings[columns.attributes or 0].strip())
+            )
         row = read_plain(line, cells)
         return row._replace(fields={**attributes, **row.fields})
 
@@ -302,9 +308,9 @@ def _find_column(headings: Sequence[str], wanted: str) -> int:
     found = [index for index, heading in enumerate(own) if heading == wanted.strip()]
     found = found or [index for index, heading in enumerate(own) if normalise(heading) == normalise(wanted) != ""]
     if not found:
-        raise InvalidValue(f'unknown column "{wanted}"', _suggest(wanted, own, "columns"))
+        raise InvalidValue(tr('unknown column "{wanted}"', wanted=wanted), _suggest(wanted, own, "columns"))
     if len(found) > 1:
-        raise InvalidValue(f'duplicate column "{wanted}"', "remove one of them")
+        raise InvalidValue(tr('duplicate column "{wanted}"', wanted=wanted), tr("remove one of them"))
     return found[0]
 
 
@@ -312,7 +318,7 @@ def _quoted(headings: Sequence[str], columns: Sequence[int]) -> str:
     return ", ".join(f'"{headings[index].strip()}"' for index in columns)
 
 
-def _suggest(word: str, known: Sequence[str], noun: str) -> str:
+def _suggest(word: str, known: Sequence[str], noun: str) -> Phrase:
     """Return a hint that names what resembles a mistyped word, and what there is."""
     there = f"the {noun} are {', '.join(filter(None, known))}"
     return " ".join(filter(None, (did_you_mean(word, known), there)))

@@ -24,6 +24,7 @@ from skychimp.services.clients.files.column_mapping import ColumnChoice, Columns
 from skychimp.services.clients.files.field_columns import FieldSurvey, FoundFields, read_names, typed_name
 from skychimp.services.clients.importing import FileRow, InvalidRow
 from skychimp.text import count_of
+from skychimp.translation import Phrase, tr
 
 HEADINGS = ("email", "name", "comment", "tags")
 CONSENT_HEADINGS = column_mapping.CONSENT_FIELDS
@@ -39,7 +40,7 @@ _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?[,;\t]*\s*", re.IGNORECASE)
 """A first line that tells Excel the delimiter."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _ESCAPED_STARTS = frozenset(("'", *_FORMULA_STARTS))
-_HEADER_HINT = "the first line must name the columns: email,name,comment,tags"
+_HEADER_HINT = tr("the first line must name the columns: email,name,comment,tags")
 
 _T = TypeVar("_T")
 
@@ -141,7 +142,10 @@ def skip_line(opened: TextIO, start: str) -> None:
         start = opened.readline(MAX_LINE_LENGTH)
         skipped += len(start)
         if skipped > _MAX_SKIPPED:
-            raise InvalidValue(f"a line is longer than {_MAX_SKIPPED:,} characters", "use a file of text")
+            raise InvalidValue(
+                tr("a line is longer than {max_skipped:,} characters", max_skipped=_MAX_SKIPPED),
+                tr("use a file of text"),
+            )
 
 
 def escape_formula(cell: str) -> str:
@@ -226,14 +230,17 @@ def _read_headings(lines: _LineReader) -> tuple[Sequence[str], str]:
         header = _read_header(lines)
     rows = {delimiter: row for delimiter in delimiters if (row := _split_header(header, delimiter))}
     if not rows:
-        raise InvalidValue("unclosed quote in the first line", _HEADER_HINT)
+        raise InvalidValue(tr("unclosed quote in the first line"), _HEADER_HINT)
     delimiter = next((each for each, row in rows.items() if any(map(known_headings.is_email, row))), next(iter(rows)))
     headings = rows[delimiter]
     if len(headings) > MAX_COLUMNS:
-        raise InvalidValue(f"the file has {len(headings):,} columns", f"use at most {MAX_COLUMNS:,} columns")
+        raise InvalidValue(
+            tr("the file has {number:,} columns", number=len(headings)),
+            tr("use at most {max_columns:,} columns", max_columns=MAX_COLUMNS),
+        )
     twice = [name for name, number in Counter(heading.strip().casefold() for heading in headings).items() if number > 1]
     if named_twice := [name for name in twice if known_headings.is_known(name)]:
-        raise InvalidValue(f'duplicate column "{named_twice[0]}"', "remove one of them")
+        raise InvalidValue(tr('duplicate column "{named_twice}"', named_twice=named_twice[0]), tr("remove one of them"))
     return headings, delimiter
 
 
@@ -249,9 +256,11 @@ def _read_header(lines: _LineReader) -> str:
     lines.end_row()
     header = header.removeprefix("\ufeff")
     if not header:
-        raise InvalidValue("it is empty", _HEADER_HINT)
+        raise InvalidValue(tr("it is empty"), _HEADER_HINT)
     if "\0" in header or any("\ud800" <= character <= "\udfff" for character in header):
-        raise InvalidValue("the first line has characters that are not valid in its encoding", "pass --encoding")
+        raise InvalidValue(
+            tr("the first line has characters that are not valid in its encoding"), tr("pass --encoding")
+        )
     return header
 
 
@@ -326,12 +335,17 @@ def _read_rows(
             yield InvalidRow(lines.row_start, _reason(error))
             lines.discard_first_line()
             if lines.is_exhausted:
-                yield InvalidRow(lines.row_start, "too many unclosed quotes; the rest of the file was not read")
+                yield InvalidRow(lines.row_start, tr("too many unclosed quotes; the rest of the file was not read"))
                 return
             continue
         text = "".join(cells)
         if len(cells) > width:
-            yield InvalidRow(lines.row_start, f"{len(cells)} cells, but the header has {count_of(width, 'column')}")
+            yield InvalidRow(
+                lines.row_start,
+                tr(
+                    "{number} cells, but the header has {columns}", number=len(cells), columns=count_of(width, "column")
+                ),
+            )
         elif text and not text.isspace():
             if "'" in text:
                 cells = [_unescape_formula(cell) for cell in cells]
@@ -339,10 +353,10 @@ def _read_rows(
         lines.end_row()
 
 
-def _reason(error: csv.Error) -> str:
+def _reason(error: csv.Error) -> Phrase:
     if isinstance(error, _LineTooLong):
-        return f"longer than {MAX_LINE_LENGTH:,} characters"
-    return "unclosed quote, or a quote inside a cell that is not doubled"
+        return tr("longer than {max_line_length:,} characters", max_line_length=MAX_LINE_LENGTH)
+    return tr("unclosed quote, or a quote inside a cell that is not doubled")
 
 
 def _unescape_formula(cell: str) -> str:

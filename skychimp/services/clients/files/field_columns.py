@@ -11,6 +11,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import Field, TypeFinder, checked_name, fitted_name, text_of_json, type_of_json
 from skychimp.models import FieldType
 from skychimp.text import folded
+from skychimp.translation import tr
 
 PREFIX = "fields."
 MAX_NAMES = 1_000
@@ -35,7 +36,9 @@ class FieldSurvey:
         """Return what finds the type of the column with a name. Raises InvalidValue for too many columns."""
         if name not in self._finders:
             if len(self._finders) >= MAX_NAMES:
-                raise InvalidValue("the file has too many different fields", f"use at most {MAX_NAMES:,}")
+                raise InvalidValue(
+                    tr("the file has too many different fields"), tr("use at most {max_names:,}", max_names=MAX_NAMES)
+                )
             self._finders[name] = TypeFinder()
         return self._finders[name]
 
@@ -75,7 +78,10 @@ def check_target(target: str) -> str:
     """Return a target such as `fields.zip` or `fields.zip:text`. Raises InvalidValue for any other."""
     name, separator, field_type = target.removeprefix(PREFIX).partition(":")
     if separator and field_type not in list(FieldType):
-        raise InvalidValue(f'unknown type "{field_type}"', f"choose one of: {', '.join(FieldType)}")
+        raise InvalidValue(
+            tr('unknown type "{field_type}"', field_type=field_type),
+            tr("choose one of: {fieldtype}", fieldtype=", ".join(FieldType)),
+        )
     return f"{PREFIX}{checked_name(name)}{separator}{field_type}"
 
 

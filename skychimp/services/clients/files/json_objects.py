@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from skychimp.errors import InvalidValue
 from skychimp.services.clients.files.csv_files import MAX_LINE_LENGTH
 from skychimp.services.clients.importing import InvalidRow
+from skychimp.translation import tr
 
 _CHUNK = 100_000
 _STARTS_JSON = re.compile(r"\s*[\[{]\s*([\"\[{}\]]|$)")
@@ -45,7 +46,7 @@ def _read_lines(opened: TextIO) -> Iterator[tuple[int, Any] | InvalidRow]:
         if isinstance(value, dict):
             yield number, value
         elif not line.isspace():
-            yield InvalidRow(number, "not a JSON object")
+            yield InvalidRow(number, tr("not a JSON object"))
 
 
 def _read_lists(opened: TextIO) -> Iterator[tuple[int, Any] | InvalidRow]:
@@ -103,7 +104,9 @@ class _Buffer:
 
 
 def _invalid(line: int) -> InvalidValue:
-    return InvalidValue(f"line {line} is not valid JSON", "use a list of objects, or one object on each line")
+    return InvalidValue(
+        tr("line {line} is not valid JSON", line=line), tr("use a list of objects, or one object on each line")
+    )
 
 
 def _parse(line: str) -> Any:

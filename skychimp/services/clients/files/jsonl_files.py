@@ -25,6 +25,7 @@ from skychimp.services.clients.files.csv_files import (
 from skychimp.services.clients.files.field_columns import PREFIX, FieldSurvey, FoundFields, read_names, typed_name
 from skychimp.services.clients.files.opt_outs import OptOutColumn
 from skychimp.services.clients.importing import FileConsent, FileRow, ImportedRow, InvalidRow, OptedOutRow
+from skychimp.translation import tr
 
 _OBJECTS = ("fields", "attributes", "attribs")
 """Keys of an object with custom fields. listmonk has the last two."""
@@ -62,8 +63,8 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
     if "email" not in fields:
         email = keys.by_field.get("email", "email")
         raise InvalidValue(
-            f'the first line is not a JSON object with "{email}"',
-            'write lines such as {"email": "ada@example.org"}, or use --map',
+            tr('the first line is not a JSON object with "{email}"', email=email),
+            tr('write lines such as {"email": "ada@example.org"}, or use --map'),
         )
     marking, custom, found = keys.opt_outs, keys.custom, FoundFields({}, ())
     if keys.opt_outs or keys.custom or keys.objects:
@@ -83,7 +84,7 @@ def read(opened: TextIO, choice: ColumnChoice | None = None) -> ClientFile:
             return row
         invalid = [key for key in keys.objects if not isinstance(values.get(key) or {}, dict)]
         if invalid:
-            return InvalidRow(number, f'"{invalid[0]}" is not a JSON object')
+            return InvalidRow(number, tr('"{invalid}" is not a JSON object', invalid=invalid[0]))
         return row._replace(fields=_custom_values(values, custom, keys.objects))
 
     rows = (read_row(number, line) for number, line in _numbered_lines(source))
@@ -137,7 +138,9 @@ def _read_names(opened: TextIO) -> tuple[Mapping[str, Any] | None, Sequence[str]
         first = values if first is None else first
         names |= dict.fromkeys(values)
         if len(names) > MAX_COLUMNS:
-            raise InvalidValue("the lines have too many different keys", f"use at most {MAX_COLUMNS:,}")
+            raise InvalidValue(
+                tr("the lines have too many different keys"), tr("use at most {max_columns:,}", max_columns=MAX_COLUMNS)
+            )
     return first, list(names)
 
 
@@ -212,11 +215,13 @@ def _read_row(
 ) -> ImportedRow | InvalidRow:
     """Read a client from an object that must have the key of each field, and none of the others."""
     if is_long:
-        return InvalidRow(number, f"longer than {MAX_LINE_LENGTH:,} characters")
+        return InvalidRow(number, tr("longer than {max_line_length:,} characters", max_line_length=MAX_LINE_LENGTH))
     if values is None:
-        return InvalidRow(number, "not a JSON object")
+        return InvalidRow(number, tr("not a JSON object"))
     if not values.keys() >= set(keys.values()) or not values.keys().isdisjoint(others):
-        return InvalidRow(number, f"the fields differ from those of the first line ({', '.join(keys.values())})")
+        return InvalidRow(
+            number, tr("the fields differ from those of the first line ({values})", values=", ".join(keys.values()))
+        )
     email, name, first_name, last_name, comment = (
         values[keys[field]] or "" if field in keys else "" for field in column_mapping.FIELDS[:5]
     )
@@ -225,13 +230,15 @@ def _read_row(
     if not isinstance(tags, list) or not all(
         isinstance(text, str) for text in (email, name, first_name, last_name, comment, *tags)
     ):
-        return InvalidRow(number, "email, name and comment must be strings, and tags a list of strings")
+        return InvalidRow(number, tr("email, name and comment must be strings, and tags a list of strings"))
     name = name or column_mapping.join_names(first_name, last_name)
     if "consent_at" not in keys:
         return ImportedRow(number, email, name, comment, tags)
     at, wording, proof = (values[keys[field]] or "" if field in keys else "" for field in CONSENT_HEADINGS)
     if not all(isinstance(text, str) for text in (at, wording, proof)):
-        return InvalidRow(number, f"{', '.join(CONSENT_HEADINGS)} must be strings")
+        return InvalidRow(
+            number, tr("{consent_headings} must be strings", consent_headings=", ".join(CONSENT_HEADINGS))
+        )
     consent = FileConsent(at, wording, proof, column_mapping.wording_without_words(keys["consent_at"]))
     return ImportedRow(number, email, name, comment, tags, consent=consent)
 

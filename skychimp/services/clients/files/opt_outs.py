@@ -13,6 +13,7 @@ from skychimp.services.clients.files.headings import normalise
 from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
 from skychimp.shell import quoted
 from skychimp.store.clients.suppressions import BOUNCE
+from skychimp.translation import tr
 
 UNCONFIRMED, NOT_SUBSCRIBED = "unconfirmed", "not subscribed"
 
@@ -301,8 +302,14 @@ def _understand_lists(cell: str) -> CellMeaning:
 
 def _not_understood(column: OptOutColumn, line: int, cell: str) -> InvalidValue:
     return InvalidValue(
-        f'the value "{cell.strip()[:_SHOWN]}" of column "{column.heading}" in line {line} '
-        "does not say whether the contact has opted out",
-        f"change it to subscribed or unsubscribed, or pass --ignore-column {quoted(column.heading)} "
-        "to import all rows as clients",
+        tr(
+            'the value "{strip}" of column "{heading}" in line {line} does not say whether the contact has opted out',
+            strip=cell.strip()[:_SHOWN],
+            heading=column.heading,
+            line=line,
+        ),
+        tr(
+            "change it to subscribed or unsubscribed, or pass --ignore-column {heading} to import all rows as clients",
+            heading=quoted(column.heading),
+        ),
     )

@@ -20,6 +20,7 @@ from skychimp.services.clients.files.opt_outs import OptOut, OptOutColumn, Other
 from skychimp.services.clients.importing import InvalidRow
 from skychimp.services.clients.suppressions import COMPLAINT, SuppressionInfo
 from skychimp.store.clients.suppressions import BOUNCE
+from skychimp.translation import tr
 
 HEADINGS = ("address", "reason", "topic", "source", "at", "note")
 
@@ -98,7 +99,9 @@ def _read_csv(opened: TextIO, choice: ColumnChoice, name: str) -> Iterator[FileR
     if table.headings:
         read_row = _row_reader(table.headings, choice, name)
     elif choice.fields or choice.ignored:
-        raise InvalidValue("the first line is an address and names no columns", "leave out --map and --ignore-column")
+        raise InvalidValue(
+            tr("the first line is an address and names no columns"), tr("leave out --map and --ignore-column")
+        )
     else:
         read_row = _read_list_row
     for row in table.rows:
@@ -117,7 +120,7 @@ def _read_json(opened: TextIO, choice: ColumnChoice, name: str) -> Iterator[File
         elif isinstance(value, dict):
             yield readers(tuple(value))(line, [*map(jsonl_files.as_cell, value.values())])
         else:
-            yield InvalidRow(line, "not a JSON object")
+            yield InvalidRow(line, tr("not a JSON object"))
 
 
 def _read_list_row(line: int, cells: Sequence[str]) -> FileRow:
@@ -169,7 +172,7 @@ def _recognise(headings: Sequence[str], choice: ColumnChoice, name: str, *, must
             found = [index for index in free if names[index] in known or _is_email(field, headings[index])]
             by_field |= {field: found[0]} if found else {}
     if must_have and "email" not in by_field:
-        raise InvalidValue('missing column "email"', "name it in the first line, or use --map COLUMN=email")
+        raise InvalidValue(tr('missing column "email"'), tr("name it in the first line, or use --map COLUMN=email"))
     free = [index for index in free if index not in by_field.values() and not is_sendgrid]
     of_all = column_mapping.opt_out_of_all(headings, name)
     reason_of_all = of_all.reason if of_all else _sendgrid_reason(set(names)) if is_sendgrid else None

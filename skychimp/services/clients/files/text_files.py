@@ -14,6 +14,7 @@ from skychimp.errors import InvalidValue
 from skychimp.services.clients.files import character_sets
 from skychimp.services.clients.files.character_sets import Reading
 from skychimp.text import did_you_mean
+from skychimp.translation import tr
 
 UTF8, UTF8_ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
 """How a file in UTF-8 is opened: bytes that are not valid become lone surrogates, so that only their row is refused."""
@@ -28,7 +29,7 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b"))
 _SHOWN = 40  # characters of each reading
 _OTHER_CODECS = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"}
 _SUGGESTED = ("utf-8", "utf-16", "windows-1251", "windows-1252", "koi8-r", "iso-8859-1", "iso-8859-15", "cp866")
-_HINT = f"pass --encoding NAME, such as {', '.join(_SUGGESTED[2:5])}; or save the file as UTF-8"
+_HINT = tr("pass --encoding NAME, such as {suggested}; or save the file as UTF-8", suggested=", ".join(_SUGGESTED[2:5]))
 
 
 _T = TypeVar("_T")
@@ -69,7 +70,10 @@ def make_seekable(opened: TextIO) -> TextIO:
         shutil.copyfileobj(opened, copy)
         copy.seek(0)
     except OSError as error:
-        raise InvalidValue(f"cannot copy it to {tempfile.gettempdir()}: {error.strerror}", "import a file") from None
+        raise InvalidValue(
+            tr("cannot copy it to {gettempdir}: {strerror}", gettempdir=tempfile.gettempdir(), strerror=error.strerror),
+            tr("import a file"),
+        ) from None
     return copy
 
 
@@ -98,7 +102,10 @@ def _require_encoding(encoding: str) -> str:
         if codecs.lookup(encoding).name.replace("_", "-") not in _OTHER_CODECS:
             return encoding
     suggestion = did_you_mean(encoding.lower(), _SUGGESTED)
-    raise InvalidValue(f'unknown encoding "{encoding}"', suggestion or f"use for example {', '.join(_SUGGESTED)}")
+    raise InvalidValue(
+        tr('unknown encoding "{encoding}"', encoding=encoding),
+        suggestion or tr("use for example {suggested}", suggested=", ".join(_SUGGESTED)),
+    )
 
 
 # Sample
@@ -159,13 +166,16 @@ class _Rejoined(io.RawIOBase):
 def _require_text(start: bytes) -> None:
     """Raise InvalidValue if a file begins like a spreadsheet, UTF-16 without a byte order mark, or no text at all."""
     if start.startswith(b"PK\3\4"):
-        raise InvalidValue("it is a spreadsheet or ZIP file", "save the sheet as CSV")
+        raise InvalidValue(tr("it is a spreadsheet or ZIP file"), tr("save the sheet as CSV"))
     if len(start) - len(start.translate(None, _CONTROLS)) <= _MAX_CONTROLS * len(start):
         return
     for parity, encoding in enumerate(("utf-16-be", "utf-16-le")):
         if start[:8][parity::2] == b"\0\0\0\0" and b"\0" not in start[:8][1 - parity :: 2]:  # four ASCII characters
-            raise InvalidValue("it looks like UTF-16 without a byte order mark", f"pass --encoding {encoding}")
-    raise InvalidValue("it is not a text file", "use a file in CSV or JSON lines")
+            raise InvalidValue(
+                tr("it looks like UTF-16 without a byte order mark"),
+                tr("pass --encoding {encoding}", encoding=encoding),
+            )
+    raise InvalidValue(tr("it is not a text file"), tr("use a file in CSV or JSON lines"))
 
 
 def _is_utf8(lines: bytes) -> bool:
@@ -190,12 +200,15 @@ def _judge(lines: bytes) -> str:
     judged = [*character_sets.COMMON, *_find_locale_encoding()]
     readings = character_sets.likely_readings(lines[: 2 * _ENOUGH], [*judged, *_ask_normalizer(lines)])
     if not readings:
-        raise InvalidValue("it is not UTF-8, and its encoding was not recognised", _HINT)
+        raise InvalidValue(tr("it is not UTF-8, and its encoding was not recognised"), _HINT)
     if len(readings) == 1 and readings[0].encoding in judged:
         return readings[0].encoding
     names = " or ".join(reading.encoding for reading in readings)
     samples = ", ".join(f'{encoding}: "{line}"' for encoding, line in _differing_lines(readings))
-    raise InvalidValue(f"its encoding could be {names}", f"pass --encoding with the one that reads right; {samples}")
+    raise InvalidValue(
+        tr("its encoding could be {names}", names=names),
+        tr("pass --encoding with the one that reads right; {samples}", samples=samples),
+    )
 
 
 def _find_locale_encoding() -> Iterator[str]:

@@ -10,6 +10,7 @@ from skychimp.services.messages.checks.shown_parts import Link, Picture, ShownPa
 from skychimp.services.messages.merge_tags import foreign_merge_tags
 from skychimp.services.operations.findings import PROBLEM, WARNING, Level
 from skychimp.text import shortened
+from skychimp.translation import Phrase, tr
 
 MAX_SHOWN_URL = 200
 
@@ -25,7 +26,7 @@ class Flaw(NamedTuple):
 
     level: Level
     found: str
-    remedy: str
+    remedy: Phrase
 
 
 def check_links(page: ShownPart, part: str) -> Iterator[MessageFinding]:
@@ -62,22 +63,26 @@ def show_url(url: str) -> str:
 def find_link_flaw(url: str) -> Flaw | None:
     """Return what is wrong with a link, None if nothing is. A merge tag of another tool has a finding of its own."""
     if url in ("", "#"):
-        return Flaw(WARNING, "goes nowhere", "add an address, or remove it")
+        return Flaw(WARNING, tr("goes nowhere"), tr("add an address, or remove it"))
     if url.startswith("#") or foreign_merge_tags(url):
         return None
     if _PLACEHOLDER.search(url):
-        return Flaw(PROBLEM, "has a placeholder that is not filled in", "write the placeholder outside of {% raw %}")
+        return Flaw(
+            PROBLEM, tr("has a placeholder that is not filled in"), tr("write the placeholder outside of {% raw %}")
+        )
     if _GAP.search(url):
-        return Flaw(PROBLEM, "contains a space", "write %20, or {{ ... | urlencode }} for a value of the client")
+        return Flaw(
+            PROBLEM, tr("contains a space"), tr("write %20, or {{ ... | urlencode }} for a value of the client")
+        )
     scheme = scheme_of(url)
     if scheme in ("http", "https"):
         return _web_flaw(url)
     if scheme == "mailto":
         return _mail_flaw(url)
     if scheme in _NOT_OPENED:
-        return Flaw(PROBLEM, "is not opened by mail programs", "link to an https:// page")
+        return Flaw(PROBLEM, tr("is not opened by mail programs"), tr("link to an https:// page"))
     if not scheme or url[len(scheme) + 1 :].isdigit():  # example:8080
-        return Flaw(PROBLEM, "is not a complete address", "begin it with https://")
+        return Flaw(PROBLEM, tr("is not a complete address"), tr("begin it with https://"))
     return None
 
 
@@ -86,13 +91,15 @@ def find_picture_flaw(picture: Picture) -> Flaw | None:
     scheme = scheme_of(picture.src)
     flaw = None
     if not picture.src:
-        return Flaw(PROBLEM, "has no address", "set its src to an https:// address")
+        return Flaw(PROBLEM, tr("has no address"), tr("set its src to an https:// address"))
     if scheme == "data":
-        return Flaw(WARNING, "is not shown by Gmail and Outlook, as it is in the HTML", "use an https:// address")
+        return Flaw(
+            WARNING, tr("is not shown by Gmail and Outlook, as it is in the HTML"), tr("use an https:// address")
+        )
     if scheme != "cid":
         flaw = find_link_flaw(picture.src)
     if flaw is None and picture.alt is None:
-        return Flaw(WARNING, "has no alt text", 'add alt="...", or alt="" to a decoration')
+        return Flaw(WARNING, tr("has no alt text"), tr('add alt="...", or alt="" to a decoration'))
     return flaw
 
 
@@ -106,9 +113,9 @@ def _web_flaw(url: str) -> Flaw | None:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError for an invalid one
     except ValueError:
-        return Flaw(PROBLEM, "is not a valid address", "correct its host and port")
+        return Flaw(PROBLEM, tr("is not a valid address"), tr("correct its host and port"))
     if not parts.hostname:
-        return Flaw(PROBLEM, "has no host", "add the host after //, also for clients without a value")
+        return Flaw(PROBLEM, tr("has no host"), tr("add the host after //, also for clients without a value"))
     return _host_flaw(parts)
 
 
@@ -116,11 +123,11 @@ def _host_flaw(parts: SplitResult) -> Flaw | None:
     host = parts.hostname or ""
     is_address = ":" in host  # urlsplit has checked it
     if not is_address and not _HOST.fullmatch(host):
-        return Flaw(PROBLEM, "has an invalid host", "correct the host")
+        return Flaw(PROBLEM, tr("has an invalid host"), tr("correct the host"))
     if not is_address and "." not in host.rstrip("."):
-        return Flaw(WARNING, "has a host without a domain, which others cannot reach", "add the domain")
+        return Flaw(WARNING, tr("has a host without a domain, which others cannot reach"), tr("add the domain"))
     if parts.scheme == "http":
-        return Flaw(WARNING, "is not encrypted", "use https://")
+        return Flaw(WARNING, tr("is not encrypted"), tr("use https://"))
     return None
 
 
@@ -128,5 +135,5 @@ def _mail_flaw(url: str) -> Flaw | None:
     """Check a mailto link. It may have no recipient (RFC 6068, section 2)."""
     recipients = url.partition(":")[2].partition("?")[0]
     if recipients and not all(re.fullmatch(r"[^@,]+(@|%40)[^@,]+", each) for each in recipients.split(",")):
-        return Flaw(PROBLEM, "has an invalid email address", "write mailto:NAME@DOMAIN")
+        return Flaw(PROBLEM, tr("has an invalid email address"), tr("write mailto:NAME@DOMAIN"))
     return None

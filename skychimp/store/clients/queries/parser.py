@@ -41,6 +41,7 @@ from skychimp.store.clients.queries.syntax import (
 )
 from skychimp.store.clients.queries.tokens import EXAMPLE, Token, split
 from skychimp.text import did_you_mean, folded, shortened
+from skychimp.translation import Phrase, tr
 
 COMPARISONS = ("=", "<>", "!=", "<", "<=", ">", ">=")
 KEYWORDS = ("AND", "OR", "NOT", "IN", "LIKE", "IS", "NULL", "BETWEEN", "TRUE", "FALSE", "GOT")
@@ -81,7 +82,7 @@ class _Parser:
 
     def parse(self) -> Node:
         if self._token.kind == "end":
-            raise InvalidQuery("it is empty", EXAMPLE, self._query, 0)
+            raise InvalidQuery(tr("it is empty"), EXAMPLE, self._query, 0)
         node = self._disjunction()
         if self._token.kind != "end":
             raise self._unexpected("AND or OR")
@@ -102,36 +103,46 @@ class _Parser:
         if self._token.keyword not in ("NOT", "("):
             return self._term()
         if self._depth == MAX_DEPTH:
-            raise self._error(f"more than {MAX_DEPTH} levels of NOT and parentheses", "write it with fewer levels")
+            raise self._error(
+                tr("more than {max_depth} levels of NOT and parentheses", max_depth=MAX_DEPTH),
+                tr("write it with fewer levels"),
+            )
         self._depth += 1
         start = self._advance()
         if start.keyword == "NOT":
             node: Node = Negation(self._negation())
         else:
             node = self._disjunction()
-            self._expect(")", f"the parenthesis of column {start.position + 1} is not closed")
+            self._expect(")", tr("the parenthesis of column {position} is not closed", position=start.position + 1))
         self._depth -= 1
         return node
 
     def _term(self) -> Node:
         self._terms += 1
         if self._terms > MAX_TERMS:
-            raise self._error(f"more than {MAX_TERMS} conditions", "use IN, or give the clients a tag instead")
+            raise self._error(
+                tr("more than {max_terms} conditions", max_terms=MAX_TERMS),
+                tr("use IN, or give the clients a tag instead"),
+            )
         return self._got() if self._token.keyword == "GOT" else self._predicate()
 
     # Conditions
 
     def _got(self) -> Node:
         self._advance()
-        self._expect("(", "got needs a mailing", "write got(7), or got(7, '-30d')")
+        self._expect("(", tr("got needs a mailing"), tr("write got(7), or got(7, '-30d')"))
         number = self._token
         mailing_id = int(number.value) if number.kind == "number" and number.value.isdecimal() else 0
         if not 0 < mailing_id <= _MAX_ID or not self._known.is_mailing(mailing_id):
-            problem = f"mailing {mailing_id} not found" if mailing_id else "the ID of a mailing expected"
-            raise self._error(problem, 'run "skychimp mailings list"')
+            problem = (
+                tr("mailing {mailing_id} not found", mailing_id=mailing_id)
+                if mailing_id
+                else tr("the ID of a mailing expected")
+            )
+            raise self._error(problem, tr('run "skychimp mailings list"'))
         self._advance()
         since = self._text(Kind.TIME, _checked_time) if self._take(",") else None
-        self._expect(")", "got is not closed")
+        self._expect(")", tr("got is not closed"))
         return Got(mailing_id, since)
 
     def _predicate(self) -> Node:
@@ -147,9 +158,9 @@ class _Parser:
 
     def _null_test(self, column: Column, operator: Token) -> Node:
         if operator.keyword == "NOT":
-            raise self._error("NOT IS is not valid", "write IS NOT NULL", operator)
+            raise self._error(tr("NOT IS is not valid"), tr("write IS NOT NULL"), operator)
         is_negated = self._take("NOT")
-        self._expect("NULL", "NULL expected", f"write {column} IS NULL or {column} IS NOT NULL")
+        self._expect("NULL", tr("NULL expected"), tr("write {column} IS NULL or {column} IS NOT NULL", column=column))
         return Negation(IsNull(column)) if is_negated else IsNull(column)
 
     def _negatable(self, column: Column) -> Node | None:
@@ -163,7 +174,7 @@ class _Parser:
         if self._take("BETWEEN"):
             self._require(column.kind not in (Kind.BOOLEAN, Kind.TAG), column, operator)
             low = self._value(column, is_ordered=True)
-            self._expect("AND", "AND expected", f"write {column} BETWEEN … AND …")
+            self._expect("AND", tr("AND expected"), tr("write {column} BETWEEN … AND …", column=column))
             return Conjunction((Comparison(column, ">=", low), Comparison(column, "<=", self._value(column, True))))
         return None
 
@@ -178,8 +189,13 @@ class _Parser:
 
     def _require(self, is_possible: bool, column: Column, operator: Token) -> None:
         if not is_possible:
-            problem = f"{operator.keyword} cannot be used with {column}, which is {_described(column)}"
-            raise self._error(problem, f"use =, <>, IN or IS NULL with {column}", operator)
+            problem = tr(
+                "{keyword} cannot be used with {column}, which is {described}",
+                keyword=operator.keyword,
+                column=column,
+                described=_described(column),
+            )
+            raise self._error(problem, tr("use =, <>, IN or IS NULL with {column}", column=column), operator)
 
     # Columns and values
 
@@ -199,25 +215,27 @@ class _Parser:
             raise self._unknown(token, f"unknown column {token.value}", token.value)
         return column
 
-    def _unknown(self, token: Token, problem: str, name: str) -> InvalidQuery:
+    def _unknown(self, token: Token, problem: Phrase, name: str) -> InvalidQuery:
         fields = {field.name: FIELD_PREFIX + field.name for field in self._known.fields.values()}
         suggestion = did_you_mean(name, fields) or did_you_mean(name, COLUMNS)
         for field, column in fields.items():
             suggestion = suggestion.replace(f" {field}?", f" {column}?")
         choices = ", ".join([*COLUMNS, *fields.values()][:20])
-        return self._error(problem, suggestion or f"choose one of: {choices}", token)
+        return self._error(problem, suggestion or tr("choose one of: {choices}", choices=choices), token)
 
     def _values(self, column: Column) -> tuple[Value, ...]:
-        self._expect("(", "( expected", f"write {column} IN (…, …)")
+        self._expect("(", tr("( expected"), tr("write {column} IN (…, …)", column=column))
         values = [self._value(column)]
         while self._take(","):
             values.append(self._value(column))
-        self._expect(")", "the list is not closed")
+        self._expect(")", tr("the list is not closed"))
         return tuple(values)
 
     def _value(self, column: Column, is_ordered: bool = False) -> Value:
         if self._token.keyword == "NULL":
-            raise self._error("nothing is equal to NULL", f"write {column} IS NULL or {column} IS NOT NULL")
+            raise self._error(
+                tr("nothing is equal to NULL"), tr("write {column} IS NULL or {column} IS NOT NULL", column=column)
+            )
         if column.kind == Kind.NUMBER:
             return self._number(column)
         if column.kind == Kind.BOOLEAN:
@@ -234,7 +252,9 @@ class _Parser:
         if token.kind != "number":
             raise self._mismatch(column)
         if sum(map(str.isdigit, token.value)) > MAX_DIGITS:
-            raise self._error(f"the number has more than {MAX_DIGITS} digits", "use fewer digits")
+            raise self._error(
+                tr("the number has more than {max_digits} digits", max_digits=MAX_DIGITS), tr("use fewer digits")
+            )
         self._advance()
         return Decimal(token.value)
 
@@ -253,8 +273,12 @@ class _Parser:
             value = check(token.value)
         except (InvalidValue, ValueError):
             noun = {Kind.TIME: "time", Kind.DATE: "date"}.get(kind, "email address")
-            hint = "for a part of it, use LIKE" if kind == Kind.ADDRESS else f"write {_LITERALS[kind]}"
-            raise self._error(f"invalid {noun} {shortened(token.value)}", hint) from None
+            hint = (
+                tr("for a part of it, use LIKE")
+                if kind == Kind.ADDRESS
+                else tr("write {literals}", literals=_LITERALS[kind])
+            )
+            raise self._error(tr("invalid {noun} {value}", noun=noun, value=shortened(token.value)), hint) from None
         self._advance()
         return value
 
@@ -271,20 +295,23 @@ class _Parser:
             self._advance()
         return is_next
 
-    def _expect(self, keyword: str, problem: str, hint: str | None = None) -> None:
+    def _expect(self, keyword: str, problem: Phrase, hint: Phrase | None = None) -> None:
         if not self._take(keyword):
-            raise self._error(problem, hint or f"add {keyword}")
+            raise self._error(problem, hint or tr("add {keyword}", keyword=keyword))
 
     def _mismatch(self, column: Column) -> InvalidQuery:
-        return self._error(f"{column} is {_described(column)}", f"compare it with {_LITERALS[column.kind]}")
+        return self._error(
+            tr("{column} is {described}", column=column, described=_described(column)),
+            tr("compare it with {literals}", literals=_LITERALS[column.kind]),
+        )
 
     def _unexpected(self, expected: str) -> InvalidQuery:
         token = self._token
         found = "the query ends" if token.kind == "end" else f"unexpected {_as_written(token)}"
         suggestion = did_you_mean(token.value, KEYWORDS) if token.kind == "word" else ""
-        return self._error(found, suggestion or f"write {expected} here")
+        return self._error(found, suggestion or tr("write {expected} here", expected=expected))
 
-    def _error(self, problem: str, hint: str | None, token: Token | None = None) -> InvalidQuery:
+    def _error(self, problem: Phrase, hint: Phrase | None, token: Token | None = None) -> InvalidQuery:
         return InvalidQuery(problem, hint, self._query, (token or self._token).position)
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from skychimp.errors import InvalidQuery
 from skychimp.store.clients.queries.syntax import MAX_BYTES
+from skychimp.translation import tr
 
-EXAMPLE = "write a query such as: fields.city = 'Riga' AND tag = 'vip'"
+EXAMPLE = tr("write a query such as: fields.city = 'Riga' AND tag = 'vip'")
 
 _TOKEN = re.compile(
     r"(?P<space>[ \t\r\n]+)"
@@ -57,24 +58,33 @@ def _require_text(query: str) -> None:
     encoded = query.encode(errors="surrogatepass")
     if len(encoded) > MAX_BYTES:
         fitting = len(encoded[:MAX_BYTES].decode(errors="ignore"))
-        raise InvalidQuery(f"it is longer than {MAX_BYTES:,} bytes", "give the clients a tag instead", query, fitting)
+        raise InvalidQuery(
+            tr("it is longer than {max_bytes:,} bytes", max_bytes=MAX_BYTES),
+            tr("give the clients a tag instead"),
+            query,
+            fitting,
+        )
     for position, character in enumerate(query):
         category = unicodedata.category(character)
         if category == "Cs" or (category == "Cc" and character not in "\t\r\n"):
-            problem = "invalid UTF-8" if category == "Cs" else "a control character"
-            raise InvalidQuery(f"{problem} is not allowed", "remove it", query, position)
+            problem = tr("invalid UTF-8") if category == "Cs" else tr("a control character")
+            raise InvalidQuery(tr("{problem} is not allowed", problem=problem), tr("remove it"), query, position)
 
 
 def _unexpected(query: str, position: int) -> InvalidQuery:
     character = query[position]
     if character == "'":
-        return InvalidQuery("the text has no closing quote", "add ' at its end", query, position)
+        return InvalidQuery(tr("the text has no closing quote"), tr("add ' at its end"), query, position)
     if character in '"`‘’“”':
-        return InvalidQuery("a text must be in single quotes", "write 'text', and '' for a quote", query, position)
+        return InvalidQuery(
+            tr("a text must be in single quotes"), tr("write 'text', and '' for a quote"), query, position
+        )
     if query.startswith("==", position):
-        return InvalidQuery("unknown operator ==", "use =", query, position)
+        return InvalidQuery(tr("unknown operator =="), tr("use ="), query, position)
     if character.isdigit() or character == "-":
-        return InvalidQuery("invalid number", "use a number such as 42, or a text in quotes", query, position)
+        return InvalidQuery(tr("invalid number"), tr("use a number such as 42, or a text in quotes"), query, position)
     if character.isspace():
-        return InvalidQuery(f"unusual space U+{ord(character):04X}", "use an ordinary space", query, position)
-    return InvalidQuery(f"unexpected {character}", EXAMPLE, query, position)
+        return InvalidQuery(
+            tr("unusual space U+{ord:04X}", ord=ord(character)), tr("use an ordinary space"), query, position
+        )
+    return InvalidQuery(tr("unexpected {character}", character=character), EXAMPLE, query, position)
