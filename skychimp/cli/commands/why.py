@@ -189,7 +189,7 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     message_id = Text(f"Message-ID {escape(delivery.message_id)}", "dim", overflow="fold")
     returned = (f"{_local_time(each.at)} {each.kind.replace('_', ' ')} {each.reply}" for each in delivery.returned)
     texts = [*(Text(escape(text), "red") for text in returned), Text(escape(delivery.reason or "")), message_id]
-    return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 1)) for text in texts if text))
+    return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 2)) for text in texts if text))
 
 
 def _attempt_table(delivery: "DeliveryInfo") -> "Table":

@@ -19,5 +19,12 @@ def how_to_send(context: Context) -> Phrase:
     run = run_hint("run", "--from-outbox")
     if context.settings.mail.transport == "smtp":
         return run
+    return tr(
+        "{how_to_leave_the_outbox}, then {run}", how_to_leave_the_outbox=how_to_leave_the_outbox(context), run=run
+    )
+
+
+def how_to_leave_the_outbox(context: Context) -> str:
+    """Return which setting makes emails go to the mail server, and its file."""
     file = context.settings.config_file
-    return f'set mail.transport = "smtp"{f" in {file}" if file else ""}, then {run}'
+    return f'set mail.transport = "smtp"{f" in {file}" if file else ""}'

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from email.parser import BytesParser
 from email.policy import default
 from typing import cast
@@ -23,7 +23,7 @@ def make_page(email: bytes) -> str:
     message = BytesParser(policy=default).parsebytes(email)
     html = _html(message)
     headers = [(name, str(message[name])) for name in _SHOWN_HEADERS if message[name] is not None]
-    if attachments := [part.get_filename() or "unnamed" for part in message.iter_attachments()]:
+    if attachments := [part.get_filename() or "unnamed" for part in message.iter_attachments() if _is_attached(part)]:
         headers.append((count_of(len(attachments), "attachment").capitalize(), ", ".join(attachments)))
     environment = Environment(
         loader=PackageLoader("skychimp.services.messages"),
@@ -39,6 +39,11 @@ def make_page(email: bytes) -> str:
         text=_text(message),
         remote_pictures=len(_REMOTE_PICTURE.findall(html or "")),
     )
+
+
+def _is_attached(part: Message) -> bool:
+    """Return whether a part is a file of its own, not a picture that the HTML part shows."""
+    return part.get_content_disposition() != "inline"
 
 
 def _text(message: EmailMessage) -> str:

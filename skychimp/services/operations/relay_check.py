@@ -112,7 +112,7 @@ def _connection(
     logged_in = f", logged in as {smtp.username}" if smtp.username else ""
     accepts = "connections" if email is None or answers.refusal is not None else f"mail from {email.sender}"
     names = ", ".join(sorted(answers.offers)) or "none"
-    found = f"{relay} accepts {accepts} ({smtp.security}{logged_in}); extensions: {names}"
+    found = f"{relay} accepts {accepts} (security: {smtp.security}{logged_in}); extensions: {names}"
     if smtp.security == Security.NONE and not is_local:
         return Finding(
             "relay",
