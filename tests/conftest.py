@@ -44,8 +44,9 @@ settings.load_profile("skychimp")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests that use a store run on a PostgreSQL server of their own."""
+    """Let the tests that use a store run on a PostgreSQL server of their own, and keep what tests record."""
     parser.addoption("--postgres", action="store_true", help="Keep the stores of tests in PostgreSQL, not in files.")
+    parser.addoption("--records", type=Path, metavar="FOLDER", help="Keep records of screens and pages in this folder.")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -193,6 +194,14 @@ def home_of(store: Store, tmp_path: Path) -> Callable[[Actor], Home]:
 def home(home_of: Callable[[Actor], Home], ada: Actor) -> Home:
     """Return Ada's command line."""
     return home_of(ada)
+
+
+@pytest.fixture
+def records(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return the folder for records: that of --records, or the test's own."""
+    folder: Path = request.config.getoption("--records") or tmp_path / "records"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.absolute()
 
 
 @pytest.fixture(scope="session")

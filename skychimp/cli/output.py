@@ -165,7 +165,8 @@ class Output:
         console, width = new_console(stderr=False), max(map(len, labels.values()))
         for name, value in shown.items():
             console.print(f"{labels[name]:<{width}}  ", style="bold", end="")
-            console.print(terminal_text(value, multiline=True), markup=False, soft_wrap=True)
+            text = terminal_text(value, multiline=True)
+            console.print(_wrapped(text, console.width, width + 2), markup=False, soft_wrap=True)
 
     def json_object(self, parts: Iterable[tuple[str, Any]]) -> None:
         """Write one JSON object, a part at a time, as the parts are read. An iterator becomes a list."""
@@ -336,6 +337,18 @@ def _why_nothing_is_shown(
     if isinstance(records, Listed) and records.is_part and (total := records.count()):
         return tr("{shown:,} of {total}", shown=0, total=count_of(total, noun, plural))
     return tr(f"no matching {plural or noun + 's'}") if is_filtered else empty
+
+
+def _wrapped(text: str, width: int, indent: int) -> str:
+    """Return a text of one line in lines that fit into a width after an indent. A word is never broken."""
+    import textwrap
+
+    if "\n" in text:
+        return text
+    lines = textwrap.wrap(
+        text, max(width - indent, 1), replace_whitespace=False, break_long_words=False, break_on_hyphens=False
+    )
+    return ("\n" + " " * indent).join(lines)
 
 
 def _half_block(upper: Color | None, lower: Color | None) -> "Segment":

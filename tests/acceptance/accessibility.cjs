@@ -30,16 +30,23 @@ async function open(browser, url) {
 async function check(page, url, size, colorScheme) {
   await page.setViewportSize(sizes[size]);
   await page.emulateMedia({ colorScheme });
-  const [overflow, cut, background] = await page.evaluate(() => [
-    document.documentElement.scrollWidth - innerWidth,
+  const shown = page.frames().filter((frame) => !frame.parentFrame() || frame.url() === "about:srcdoc");
+  const frames = await Promise.all(shown.map((frame) => frame.evaluate(() => ({
+    overflow: document.documentElement.scrollWidth - innerWidth,
+    footers: [...document.querySelectorAll(".footer")].map((footer) => footer.innerText.trim()),
+  }))));
+  const [cut, background] = await page.evaluate(() => [
     [...document.querySelectorAll("figure span")].filter((label) => label.getBoundingClientRect().right > innerWidth).length,
     getComputedStyle(document.documentElement).backgroundColor,
   ]);
   const name = `${url.replace(/^.*?\/(?=[^/]*\/?[^/]*$)/, "").replace(/\W+/g, "-")}-${size}-${colorScheme}.png`;
+  await page.setViewportSize({ ...sizes[size], height: await page.evaluate(() => document.documentElement.scrollHeight) });
   await page.screenshot({ path: path.join(screenshots, name), fullPage: true });
   const result = await page.evaluate(() => axe.run({ preload: false }));
   const faults = result.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(" ")}`);
-  return { size, colorScheme, overflow, cut, background, faults, checked: result.passes.length, screenshot: name };
+  const overflow = Math.max(...frames.map((frame) => frame.overflow));
+  const footers = frames.flatMap((frame) => frame.footers);
+  return { size, colorScheme, overflow, footers, cut, background, faults, checked: result.passes.length, screenshot: name };
 }
 
 (async () => {

@@ -301,11 +301,23 @@ def test_page_behind_the_end_is_not_an_empty_list(total: int | None, text: str) 
     )
 
 
+def test_long_value_continues_below_itself_and_no_word_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    path = "/" + "x" * 90
+    shown = on_terminal(lambda: Output().record({"id": 1, "reason": "refused " * 12 + path}))
+    lines = re.sub(r"\x1b\[\d*m", "", shown).splitlines()
+    six_words = " ".join(["refused"] * 6)
+    assert lines == ["id      1", f"reason  {six_words}", f"        {six_words}", f"        {path}"]
+
+
 def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     record = {"id": 1, "name": HOSTILE.replace("\n", ""), "body": "one\n[b]two\u2028[/b]"}
     shown = on_terminal(lambda: Output().record(record)).replace("\x1b[1m", "").replace("\x1b[0m", "")
-    assert shown == f"id    1\nname  {ESCAPED.replace(chr(92) + 'n', '')}\nbody  one\n[b]two\\u2028[/b]\n"
+    assert (
+        shown.replace("\n      ", " ")
+        == f"id    1\nname  {ESCAPED.replace(chr(92) + 'n', '')}\nbody  one\n[b]two\\u2028[/b]\n"
+    )
 
 
 def test_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

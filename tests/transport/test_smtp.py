@@ -34,6 +34,7 @@ from support.servers import (
     stop_reading,
     tls,
 )
+from support.storing_server import storing_server
 
 from skychimp.config.settings import SmtpSettings
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
@@ -43,7 +44,6 @@ from skychimp.transport.smtp_connection import WRITE_AHEAD_BYTES, SmtpConnection
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a deprecation warning of the library at import
-    from aiosmtpd.controller import Controller
     from aiosmtpd.smtp import AuthResult
 
 T = TypeVar("T")
@@ -831,34 +831,8 @@ def test_email_that_is_too_large_leaves_the_connection_usable() -> None:
 # Other SMTP servers
 
 
-class StoringHandler:
-    """An aiosmtpd handler that stores each email."""
-
-    def __init__(self) -> None:
-        self.emails: list[tuple[str, list[str], bytes]] = []
-
-    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        self.emails.append((envelope.mail_from, envelope.rcpt_tos, envelope.content))
-        return "250 2.0.0 stored"
-
-
 def authenticate(_server: object, _session: object, _envelope: object, _mechanism: str, data: Any) -> AuthResult:
     return AuthResult(success=(data.login, data.password) == (b"ada", b"sesam"), handled=False)
-
-
-@contextmanager
-def aiosmtpd(**options: Any) -> Iterator[tuple[int, StoringHandler]]:
-    handler = StoringHandler()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    controller = Controller(handler, hostname="127.0.0.1", port=port, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        controller.start()
-        try:
-            yield port, handler
-        finally:
-            controller.stop()
 
 
 RECEIVED = ("ada@example.org", ["bob@example.net"], EMAIL.data)
@@ -866,14 +840,14 @@ RECEIVED = ("ada@example.org", ["bob@example.net"], EMAIL.data)
 
 @pytest.mark.parametrize("excluded", [[], ["PLAIN"]])
 def test_aiosmtpd_with_starttls_and_login(authority: trustme.CA, ca_file: Path, excluded: list[str]) -> None:
-    options = {
+    options: dict[str, Any] = {
         "tls_context": server_context(authority),
         "require_starttls": True,
         "auth_required": True,
         "authenticator": authenticate,
         "auth_exclude_mechanism": excluded,
     }
-    with aiosmtpd(**options) as (port, handler):
+    with storing_server(**options) as (port, handler):
         results, _ = send(port, [EMAIL] * 3, security="starttls", ca_file=ca_file, **LOGIN)
         with pytest.raises(RelayRefused, match="535"):
             connect(port, security="starttls", ca_file=ca_file, username="ada", password="simsalabim")
@@ -887,7 +861,7 @@ def test_aiosmtpd_with_starttls_and_login(authority: trustme.CA, ca_file: Path, 
 
 def test_aiosmtpd_without_tls() -> None:
     emails = [EMAIL, EMAIL._replace(recipient="ü@bücher.example", data="ж\r\n".encode())]
-    with aiosmtpd(enable_SMTPUTF8=True) as (port, handler):
+    with storing_server(enable_SMTPUTF8=True) as (port, handler):
         results, usable = send(port, emails)
     assert [result.reply.code if result and result.reply else result for result in results] == [250, 250]
     assert usable
@@ -896,7 +870,7 @@ def test_aiosmtpd_without_tls() -> None:
 
 @pytest.mark.parametrize("address", ["a..b@docomo.ne.jp", "a.@docomo.ne.jp", '"a..b"@docomo.ne.jp'])
 def test_aiosmtpd_takes_unusual_address(address: str) -> None:
-    with aiosmtpd() as (port, handler):
+    with storing_server() as (port, handler):
         (result,), usable = send(port, [EMAIL._replace(recipient=address)])
     assert result
     assert usable

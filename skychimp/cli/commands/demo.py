@@ -1,6 +1,7 @@
 """`skychimp demo`: show the main commands with a temporary store and a built-in mail server."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,15 @@ def _show_result(context: Context, emails: "list[ReceivedEmail]") -> None:
     context.out.text("\n" + (text.get_content().replace("\r\n", "\n").rstrip() if text else ""))
     context.out.heading(tr("The SMTP conversation"), tr("Lines that begin with > were sent by Skychimp:"))
     context.out.text("\n".join(emails[0].conversation))
-    context.out.heading(tr("Start your own"), verbatim("$ skychimp init --email YOU@EXAMPLE.ORG"))
-    end = tr("The temporary store has been deleted. Until you set up a mail server, emails are written to an outbox.")
+    commands = [*_activation(), "skychimp init --email YOU@EXAMPLE.ORG"]
+    context.out.heading(tr("Start your own"), "\n".join(f"$ {command}" for command in commands))
+    end = tr("The temporary store has been deleted.\nUntil you set up a mail server, emails are written to an outbox.")
     context.out.text(end)
+
+
+def _activation() -> "list[str]":
+    """Return the command after which a shell finds `skychimp`, if it was run by its path in a virtual environment."""
+    script = Path(sys.argv[0]).with_name("activate")
+    if shutil.which("skychimp") is not None or not script.is_file():
+        return []
+    return [shell.command_line(".", script)]

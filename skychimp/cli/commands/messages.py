@@ -9,6 +9,7 @@ import typer
 from skychimp.cli.commands import messages_variants
 from skychimp.cli.context import Context, Json, Limit, Offset, Search, Sort, Yes, get_context, list_options
 from skychimp.cli.display.html_errors import named_in_errors
+from skychimp.cli.display.outbox_note import how_to_leave_the_outbox
 from skychimp.cli.display.several import Kind, change_all, delete_all, require_one, show_all
 from skychimp.cli.options.attachment_options import Attach, NoAttachments, attachments_folder, read_attachments
 from skychimp.cli.options.columns import Columns, choose_columns
@@ -322,6 +323,8 @@ def preview(
         context.out.record(rendered)
         return
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
+    if client is None and context.out.on_terminal:
+        context.out.note(tr("this is for a sample client; use --client to choose one of yours"))
     layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
     if rendered.html is not None and layout not in (None, "none"):
         context.out.note(tr("the HTML part has the layout {layout}; --open shows it", layout=layout))
@@ -405,6 +408,12 @@ def test(
             context.out.rows(results, TEST_COLUMNS)
     if len(recipients) == 1:
         context.out.record(results[0])
+    if mail.transport != "smtp":
+        context.out.note(tr("nothing has left this machine"))
+        context.out.note(
+            tr("hint: {how_to_leave_the_outbox}", how_to_leave_the_outbox=how_to_leave_the_outbox(context))
+        )
+    context.out.next("mailings", "create", "--help")
 
 
 def _send_test(

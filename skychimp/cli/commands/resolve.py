@@ -163,7 +163,7 @@ def _resume(context: Context, decision: "Resolution | None", *, operator: bool, 
 def _effect(work: "HeldWork", decision: "Resolution | None") -> Phrase:
     """Return a sentence about what happens to the waiting emails and due mailings."""
     if decision is None and not work.is_blind:
-        return tr("all of it will be sent; emails sent since the backup are known and not sent again")
+        return tr("all of it will be sent; what was sent since the backup is not sent again")
     if decision == "resend" and work.is_blind:
         return tr("all of it will be sent, and some emails may arrive twice")
     if decision == "resend":

@@ -201,7 +201,7 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
         Text(escape(translated(delivery.reason or ""))),
         message_id,
     ]
-    return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 1)) for text in texts if text))
+    return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 2)) for text in texts if text))
 
 
 def _attempt_table(delivery: "DeliveryInfo") -> "Table":

@@ -45,6 +45,7 @@ NO_MAILINGS = tr('no mailings yet; run "skychimp mailings create --help"')
 SKIPPED_NOTE = tr("skipped: there was no new post")
 
 _MINUTE_FORMAT = "%Y-%m-%d %H:%M"
+_NAMES_OF_UTC = ("UTC", "Etc/UTC")
 
 
 def show_mailing(context: Context, mailing: "MailingInfo", counted: "AudienceCount | None" = None) -> None:
@@ -226,7 +227,7 @@ def show_mailings(
 
 
 def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterable[DueTime]") -> None:
-    """Show the coming due times of a mailing, in UTC and in its own time zone."""
+    """Show the coming due times of a mailing, in UTC and in its own time zone if that is another one."""
     zone = ZoneInfo(mailing.timezone)
     digest_note = tr("skipped when there is no new post") if mailing.digest else tr("")
     is_for_person = _is_for_person(context)
@@ -240,6 +241,8 @@ def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterabl
         else:
             rows.append(DueTimeRow(due.at, local.isoformat(), note))
     columns = DUE_TIME_COLUMNS | ({"local": mailing.timezone} if is_for_person else {})
+    if is_for_person and mailing.timezone in _NAMES_OF_UTC:
+        del columns["local"]
     context.out.rows(rows, columns, empty=tr("no more due times: {reason}", reason=_why_none_is_due(mailing)))
 
 

@@ -22,7 +22,12 @@ def how_to_send(context: Context) -> Phrase:
     run = run_hint("run", "--from-outbox")
     if context.settings.mail.transport == "smtp":
         return run
+    return tr("{setting}, then {run}", setting=how_to_leave_the_outbox(context), run=run)
+
+
+def how_to_leave_the_outbox(context: Context) -> Phrase:
+    """Return which setting makes emails go to the mail server, and its file."""
     file = context.settings.config_file
     if file:
-        return tr('set mail.transport = "smtp" in {file}, then {run}', file=file, run=run)
-    return tr('set mail.transport = "smtp", then {run}', run=run)
+        return tr('set mail.transport = "smtp" in {file}', file=file)
+    return tr('set mail.transport = "smtp"')

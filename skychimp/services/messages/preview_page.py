@@ -2,7 +2,7 @@
 
 import base64
 import re
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from email.parser import BytesParser
 from email.policy import default
 from typing import cast
@@ -24,8 +24,9 @@ def make_page(email: bytes) -> str:
     message = BytesParser(policy=default).parsebytes(email)
     html = _html(message)
     headers = [(name, str(message[name])) for name in _SHOWN_HEADERS if message[name] is not None]
-    if attachments := [part.get_filename() or translated(tr("unnamed")) for part in message.iter_attachments()]:
-        headers.append((translated(count_of(len(attachments), "attachment")), ", ".join(attachments)))
+    attached = [part for part in message.iter_attachments() if _is_attached(part)]
+    if attachments := [part.get_filename() or translated(tr("unnamed")) for part in attached]:
+        headers.append((translated(count_of(len(attachments), "attachment")).capitalize(), ", ".join(attachments)))
     environment = Environment(
         loader=PackageLoader("skychimp.services.messages"),
         autoescape=True,
@@ -43,6 +44,11 @@ def make_page(email: bytes) -> str:
         text=_text(message),
         remote_pictures=len(_REMOTE_PICTURE.findall(html or "")),
     )
+
+
+def _is_attached(part: Message) -> bool:
+    """Return whether a part is a file of its own, not a picture that the HTML part shows."""
+    return part.get_content_disposition() != "inline"
 
 
 def _text(message: EmailMessage) -> str:

@@ -23,7 +23,7 @@ from skychimp.shell import run_hint
 from skychimp.store import relay_pauses
 from skychimp.store.database import Store
 from skychimp.store.sql import byte_length
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import OutgoingEmail, Phase, SendResult
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def _connection(
     relay: str, smtp: SmtpSettings, email: OutgoingEmail | None, answers: _Answers, *, is_local: bool
 ) -> Finding:
     """Return what works, and a warning if it is not encrypted."""
-    mode = verbatim(smtp.security)
+    mode = tr("security: {security}", security=smtp.security)
     if smtp.username:
-        mode = tr("{security}, logged in as {username}", security=smtp.security, username=smtp.username)
+        mode = tr("security: {security}, logged in as {username}", security=smtp.security, username=smtp.username)
     values = {"relay": relay, "mode": mode, "names": ", ".join(sorted(answers.offers)) or tr("none")}
     if email is None or answers.refusal is not None:
         found = tr("{relay} accepts connections ({mode}); extensions: {names}", **values)

@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
-from support.command import Home
+from support.command import PROGRAM, Home
 
 from skychimp import shell
 from skychimp.cli.commands import demo
@@ -24,7 +24,7 @@ def test_every_step_is_shown_and_executed(tmp_path: Path) -> None:
     """The demo ignores the surrounding config and environment, and leaves no files."""
     (tmp_path / "skychimp.toml").write_text("this is not for the demo")
     (tmp_path / "tmp").mkdir()
-    environ = {"TMPDIR": str(tmp_path / "tmp"), "SKYCHIMP_MAIL__TRANSPORT": "nonsense"}
+    environ = {"TMPDIR": str(tmp_path / "tmp"), "SKYCHIMP_MAIL__TRANSPORT": "nonsense", "PATH": "/usr/bin:/bin"}
     done = Home(tmp_path).run("demo", environ=environ)
     assert (done.status, [line for line in done.err.splitlines() if line.startswith("error")]) == (0, [])
     shown = done.out
@@ -47,6 +47,8 @@ def test_every_step_is_shown_and_executed(tmp_path: Path) -> None:
     assert result.startswith("From: Skychimp <you@example.org>\nTo: ")
     assert "\n> EHLO " in result
     assert "$ skychimp init --email" in result
+    script = PROGRAM.with_name("activate")
+    assert (f"\n$ . {script}\n$ skychimp init" in result) == script.is_file(), "the shell does not find the command"
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

@@ -117,6 +117,23 @@ def test_test_email_is_what_a_client_would_get_and_goes_to_several(store: Store,
         assert (email["Subject"], body_of(email)) == ("Hi Grace", "For c@example.org\n")
 
 
+def test_test_email_in_the_outbox_is_not_called_sent(home: Home) -> None:
+    home.call("messages", "create", "--subject", "Hi", "--body", "x")
+    shown = home.call("messages", "test", "1", "--to", "a@example.org", width=80).err
+    assert shown == (
+        'nothing has left this machine\nhint: set mail.transport = "smtp"\nnext: skychimp mailings create --help\n'
+    )
+
+
+def test_preview_on_a_terminal_says_that_the_client_is_a_sample(home: Home) -> None:
+    home.call("messages", "create", "--subject", "Hi", "--body", "x")
+    home.call("clients", "create", "--email", "c@example.org")
+    note = "this is for a sample client; use --client to choose one of yours\n"
+    assert home.call("messages", "preview", "1", width=80).err.startswith(note)
+    assert note not in home.call("messages", "preview", "1", "--client", "c@example.org", width=80).err
+    assert home.call("messages", "preview", "1").err == ""
+
+
 def test_tests_that_were_sent_are_shown_before_an_error(home: Home) -> None:
     home.call("messages", "create", "--subject", "Hi", "--body", "x")
     refused = home.call("messages", "test", "1", "--to", "a@example.org", "--to", "nobody")

@@ -65,3 +65,15 @@ def test_inline_picture_is_in_the_page() -> None:
     page = make_page(email.as_bytes())
     assert "data:image/png;base64,iVBORw==" in page
     assert "cid:" not in page
+
+
+def test_inline_picture_is_no_attachment() -> None:
+    email = compose('<img src="cid:pic@x" alt="">')
+    for disposition, name in (("inline", "pic.png"), ("attachment", "other.png")):
+        email.add_attachment(
+            b"\x89PNG", maintype="image", subtype="png", filename=name, disposition=disposition, cid=f"<{name}@x>"
+        )
+    text = Elements(make_page(email.as_bytes())).text
+    assert "1 attachment" in text
+    assert "other.png" in text
+    assert "pic.png" not in text

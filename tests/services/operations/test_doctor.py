@@ -78,7 +78,7 @@ def test_valid_installation(installed: Callable[..., CommandResult], store: Stor
     assert {about: finding["level"] for about, finding in findings.items()} == dict.fromkeys(checked, "ok")
     assert store.name in findings["store"]["found"]
     assert findings["relay"]["found"].endswith(
-        "accepts mail from ada@skychimp.test (none); extensions: PIPELINING, SIZE"
+        "accepts mail from ada@skychimp.test (security: none); extensions: PIPELINING, SIZE"
     )
 
 

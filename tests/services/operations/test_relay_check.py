@@ -40,7 +40,7 @@ def refuses_recipient(reply: bytes) -> tuple[Step, ...]:
 def test_sender_is_tried_and_nothing_is_sent() -> None:
     (finding,), commands = check(TAKES_SENDER)
     assert finding.level == Level.OK
-    assert f"accepts mail from {ADA} (none); extensions: SIZE" in finding.found
+    assert f"accepts mail from {ADA} (security: none); extensions: SIZE" in finding.found
     assert commands == [f"MAIL FROM:<{ADA}> SIZE=2", f"RCPT TO:<{ADA}>", "RSET", "QUIT"]
 
 
@@ -128,4 +128,4 @@ def test_offered_login_that_is_not_set_is_a_warning(
 def test_login_that_is_set_is_shown() -> None:
     login: tuple[Step, ...] = (read_line, b"235 ok\r\n")
     (finding,), _ = check([*login, *TAKES_SENDER], WITH_AUTH, smtp__username="ada", smtp__password="sesam")
-    assert "(none, logged in as ada)" in finding.found
+    assert "(security: none, logged in as ada)" in finding.found
