@@ -50,7 +50,7 @@ def leaves(command: Any) -> dict[str, Any]:
 
 def translate_help(command: Any) -> None:
     """Show the help of a command, or of a group and its commands, in the reader's language."""
-    for each in (command, *getattr(command, "commands", {}).values()):
+    for each in (command, *subcommands(command).values()):
         each.help = looked_up(inspect.cleandoc(each.help or ""))
         for part in (each, *each.params):
             part.rich_help_panel = looked_up(getattr(part, "rich_help_panel", None) or "") or None

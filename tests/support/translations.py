@@ -166,7 +166,7 @@ def _messages_of_help() -> Iterator[tuple[Message, str]]:
 
 
 def _help_of(command: Any, place: str) -> Iterator[tuple[Message, str]]:
-    for each in (command, *(getattr(command, "commands", {}).values() if place.count("/") > 2 else ())):
+    for each in (command, *(help_pages.subcommands(command).values() if place.count("/") > 2 else ())):
         texts = [inspect.cleandoc(each.help or ""), getattr(each, "rich_help_panel", None)]
         for param in each.params:
             texts += [getattr(param, "help", None), getattr(param, "rich_help_panel", None)]

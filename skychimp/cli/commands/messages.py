@@ -411,7 +411,7 @@ def test(
     if mail.transport != "smtp":
         context.out.note(tr("nothing has left this machine"))
         context.out.note(
-            tr("hint: {how_to_leave_the_outbox}", how_to_leave_the_outbox=how_to_leave_the_outbox(context))
+            tr("hint: {hint}", hint=how_to_leave_the_outbox(context))
         )
     context.out.next("mailings", "create", "--help")
 

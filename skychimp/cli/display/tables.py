@@ -109,7 +109,7 @@ def draw_record(values: Mapping[str, Any]) -> "Table":
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in values.items():
-        table.add_row(Text(name), Text(terminal_text(value, multiline=True)))
+        table.add_row(Text(translated(name)), Text(terminal_text(value, multiline=True)))
     return table
 
 

@@ -71,7 +71,7 @@ def warn_of_unknown_field(context: Context, name: str) -> None:
     if meant is not None:
         context.out.warn(tr("warning: no client has the field {name}", name=name))
         if meant:
-            context.out.warn(tr("hint: {meant}", meant=meant))
+            context.out.warn(tr("hint: {hint}", hint=meant))
 
 
 def read_parts(body: str | None, body_file: str | None, html_file: str | None) -> tuple[str | None, str | None]:
