@@ -68,15 +68,16 @@ def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent
 
 def added_fields(db: Session, message_id: int, new: VariedContent) -> Added:
     """Return the fields that a message needs with new content, in its layout, and does not need now."""
-    before = _needed_now(db, message_id)
+    before = _needed_by(_read_now(db, message_id))
     return Added(new, {each: set(compose.required_fields(each)) - before for each in new.all})
 
 
 def added_by_layout(db: Session, message_id: int, new: Mapping[str, MessageContent]) -> Added:
     """Return the fields that a message needs with another layout of its content ("") or of variants (their keys)."""
-    before = _needed_now(db, message_id)
-    now = contents.read_content(db, message_id)
-    keys = {"": now.fallback} | dict(now.variants)
+    now = _read_now(db, message_id)
+    if now is None:  # it cannot be sent now, so that no mailing is active
+        return Added(VariedContent(next(iter(new.values()))), {})
+    before, keys = _needed_by(now), {"": now.fallback} | dict(now.variants)
     return Added(
         now, {keys[key]: set(compose.required_fields(content)) - before for key, content in new.items() if key in keys}
     )
@@ -105,13 +106,16 @@ def require_added_values(
             raise InvalidValue(reason, _hint(missing))
 
 
-def _needed_now(db: Session, message_id: int) -> set[str]:
-    """Return the fields that a message needs, folded. What cannot be sent any more needs nothing."""
-    needed: set[str] = set()
+def _read_now(db: Session, message_id: int) -> VariedContent | None:
+    """Return what a message contains now, None if that cannot be sent any more."""
     with suppress(InvalidValue):
-        for each in contents.read_content(db, message_id).all:
-            needed.update(compose.required_fields(each))
-    return needed
+        return contents.read_content(db, message_id)
+    return None
+
+
+def _needed_by(content: VariedContent | None) -> set[str]:
+    """Return the fields that content needs, folded."""
+    return set().union(*map(compose.required_fields, content.all)) if content is not None else set()
 
 
 def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> Mapping[str, int]:
