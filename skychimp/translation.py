@@ -20,9 +20,6 @@ DOMAIN, FOLDER = "skychimp", Path(__file__).with_name("locale")
 VARIABLE = "SKYCHIMP_LANG"
 """The environment variable that says the language."""
 
-TEMPLATE_EXTENSION = "jinja2.ext.i18n"
-"""The extension of Jinja that knows `{% trans %}`."""
-
 _NO_LOCALE = ("C", "POSIX")
 _catalog: "GNUTranslations | None" = None
 
@@ -91,7 +88,8 @@ def looked_up(text: str) -> str:
 
 
 def translate_templates(environment: "Environment") -> None:
-    """Translate what is in `{% trans %}` in the templates of an environment that has TEMPLATE_EXTENSION."""
+    """Translate what is in `{% trans %}` in the templates of an environment."""
+    environment.add_extension("jinja2.ext.i18n")
     environment.policies["ext.i18n.trimmed"] = True
     environment.install_gettext_callables(looked_up, _looked_up_plural, newstyle=True)  # type: ignore[attr-defined]
 

@@ -210,7 +210,7 @@ def _explain(error: Exception) -> "SkychimpError":
     if isinstance(error, OSError) and error.strerror:
         if not error.filename and is_output_broken():
             return output_error(error)
-        reason = verbatim(error.strerror)
+        reason = tr("{strerror}", strerror=error.strerror)
         return SkychimpError(tr("{file}: {reason}", file=error.filename, reason=reason) if error.filename else reason)
     message = str(error).partition("\n")[0]
     return SkychimpError(
@@ -298,7 +298,7 @@ def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) ->
     if unknown := re.fullmatch(r'unknown command "(.*)"', message):
         meant = suggest_command(context.command, unknown[1]) if context else tr("")
     else:
-        meant = tr("did you mean {close}?", close=suggestion) if suggestion else suggest_choice(message)
+        meant = tr("did you mean {words}?", words=suggestion) if suggestion else suggest_choice(message)
     return meant or run_hint(*words, "--help")
 
 

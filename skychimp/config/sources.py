@@ -290,9 +290,7 @@ def _hint(details: Mapping[str, Any]) -> Phrase:
     if "error" in context:
         return cast("Phrase", context["error"].args[0])
     _, start, expected = details["msg"].rpartition("Input should be ")
-    return (
-        tr("use {expected}", expected=with_or(map(verbatim, expected.split(" or ")))) if start else verbatim(expected)
-    )
+    return tr("use {expected}", expected=with_or(expected.split(" or "))) if start else verbatim(expected)
 
 
 def _shown(value: object) -> str:

@@ -6,7 +6,7 @@ from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
 from skychimp.text import with_or
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_auth import (
     LOGIN,
@@ -85,13 +85,13 @@ class Login:
             raise RelayRefused(tr("{relay} takes no passwords, only OAuth 2 tokens", relay=self._relay), USE_OAUTH)
         if not any(has_secret[mechanism] for mechanism in wanted):
             raise RelayRefused(tr("smtp.username is set but there is no password"), tr("set smtp.password_file"))
-        names = with_or(verbatim(mechanism) for mechanism in wanted if has_secret[mechanism])
+        names = with_or(mechanism for mechanism in wanted if has_secret[mechanism])
         if offered:
             message = tr(
                 "{relay} does not offer login by {wanted}, only by {offered}",
                 relay=self._relay,
                 wanted=names,
-                offered=with_or(map(verbatim, offered)),
+                offered=with_or(offered),
             )
         else:
             message = tr("{relay} does not offer login by {wanted}", relay=self._relay, wanted=names)
