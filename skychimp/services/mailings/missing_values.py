@@ -74,12 +74,9 @@ def added_fields(db: Session, message_id: int, new: VariedContent) -> Added:
 
 def added_by_layout(db: Session, message_id: int, new: Mapping[str, MessageContent]) -> Added:
     """Return the fields that a message needs with another layout of its content ("") or of variants (their keys)."""
-    before = _needed_now(db, message_id)
-    now = contents.read_content(db, message_id)
-    keys = {"": now.fallback} | dict(now.variants)
-    return Added(
-        now, {keys[key]: set(compose.required_fields(content)) - before for key, content in new.items() if key in keys}
-    )
+    written = contents.read_written(db, message_id)
+    changed = tuple((key, new.get(key, content)) for key, content in written.variants)
+    return added_fields(db, message_id, VariedContent(new.get("", written.fallback), written.field, changed))
 
 
 def require_added_values(
