@@ -162,8 +162,8 @@ def _check_completion() -> None:
 
         del os.environ[COMPLETE]
         raise InvalidValue(
-            tr('invalid value "{asked}" of {complete}', asked=asked, complete=COMPLETE),
-            tr("unset {complete}", complete=COMPLETE),
+            tr('invalid value "{value}" of {variable}', value=asked, variable=COMPLETE),
+            tr("unset {variable}", variable=COMPLETE),
         )
 
 

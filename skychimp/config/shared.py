@@ -69,7 +69,9 @@ class Restriction(NamedTuple):
             config_file=self.config_file,
         )
         message = tr("{name} may not {action} in this shared installation", name=self.caller.name, action=action)
-        return Denied(message, tr("{instead}, or {ask}", instead=instead, ask=ask) if instead else ask)
+        return Denied(
+            message, tr("{instead}, or {ask_operator}", instead=instead, ask_operator=ask) if instead else ask
+        )
 
 
 def find_caller(environ: Mapping[str, str] = os.environ) -> Caller | None:

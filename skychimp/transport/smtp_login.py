@@ -127,7 +127,7 @@ class Login:
         reply, text = refusal
         if 400 <= reply.code < 500:
             return RelayUnavailable(
-                tr("{relay} cannot log in now: {text}", relay=self._relay, text=text), tr("try again later")
+                tr("{relay} cannot log in now: {reply}", relay=self._relay, reply=text), tr("try again later")
             )
         hint = tr("check smtp.username and smtp.password")
         if wants_tls(reply):
@@ -138,7 +138,7 @@ class Login:
             hint = USE_OAUTH
         elif is_unsupported(reply):
             hint = tr("remove smtp.auth, or ask the mail server's administrator how to log in")
-        return RelayRefused(tr("{relay} refused the login: {text}", relay=self._relay, text=text), hint)
+        return RelayRefused(tr("{relay} refused the login: {reply}", relay=self._relay, reply=text), hint)
 
 
 async def _try(connection: SmtpConnection, mechanism: str, username: str, secret: str) -> _Refusal | None:

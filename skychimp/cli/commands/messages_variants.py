@@ -103,9 +103,9 @@ def set_(
         again = run_hint("messages", "update", message, "--also-open")
         context.out.note(
             tr(
-                "mailing {mailings} still sends the old content; to change what was not sent yet, {again}",
+                "mailing {mailings} still sends the old content; to change what was not sent yet, {hint}",
                 mailings=", ".join(map(str, open_mailings)),
-                again=again,
+                hint=again,
             )
         )
     context.out.next("messages", "preview", message, "--variant", saved.value)

@@ -170,7 +170,11 @@ def _other_relay(last_run: "RunInfo | None", configured: str) -> Phrase:
     if last_run is None or last_run.relay in ("", configured):
         return tr("")
     used, named = (_describe_relay(relay) for relay in (last_run.relay, configured))
-    return tr("the last run used {used}, but these settings name {named}", used=used, named=named)
+    return tr(
+        "the last run used {last_server}, but these settings name {configured_server}",
+        last_server=used,
+        configured_server=named,
+    )
 
 
 def _describe_relay(relay: str) -> str:
@@ -211,7 +215,7 @@ def _time(at: datetime | None, now: datetime, *, for_person: bool) -> datetime |
 
 
 def _ago(at: datetime, now: datetime) -> Phrase:
-    return tr("{ago} ({at})", ago=format_ago(now - at), at=_local(at))
+    return tr("{duration_ago} ({at})", duration_ago=format_ago(now - at), at=_local(at))
 
 
 def _local(at: datetime) -> str:

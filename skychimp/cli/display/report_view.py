@@ -109,7 +109,7 @@ def _describe_mailing(report: "Report") -> Phrase:
 def _limited(title: Phrase, which: Phrase, most: int, number: int) -> Phrase:
     if number <= most:
         return title
-    return tr("{title} ({most} {which} of {number:,})", title=title, most=most, which=which, number=number)
+    return tr("{title} ({most} {order} of {number:,})", title=title, most=most, order=which, number=number)
 
 
 def _draw_occurrences(report: "Report", width: int) -> "Table":

@@ -52,7 +52,7 @@ def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, r
     try:
         send(with_own_sender(settings), store, kind, to=to, role=role)
     except SkychimpError as error:
-        return tr("no email about this change was sent to {to}: {reason}", to=to, reason=error.message)
+        return tr("no email about this change was sent to {email}: {reason}", email=to, reason=error.message)
     return None
 
 
