@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from skychimp import __version__
 from skychimp.cli import interrupts
+from skychimp.text import NO_TEXT
 from skychimp.translation import Phrase, tr, translated, verbatim
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) ->
         value = [] if options[option] else [_metavar(root, option)]
         return tr("write it before the command: {command}", command=command(option, *value, *words))
     if unknown := re.fullmatch(r'unknown command "(.*)"', message):
-        meant = suggest_command(context.command, unknown[1]) if context else tr("")
+        meant = suggest_command(context.command, unknown[1]) if context else NO_TEXT
     else:
         meant = tr("did you mean {words}?", words=suggestion) if suggestion else suggest_choice(message)
     return meant or run_hint(*words, "--help")

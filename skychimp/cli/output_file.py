@@ -18,7 +18,7 @@ from skychimp.cli.context import Context
 from skychimp.config import shared
 from skychimp.errors import InvalidValue
 from skychimp.services.installing.marks import is_ours, mark
-from skychimp.text import count_of
+from skychimp.text import NO_TEXT, count_of
 from skychimp.translation import Phrase, tr
 
 Force = Annotated[
@@ -97,7 +97,7 @@ def _cannot_write(name: str, error: OSError) -> InvalidValue:
 
 def _require_operator(instead: Phrase | None = None) -> None:
     """Raise Denied to whoever runs a shared installation with sudo. `instead` is what they can do."""
-    shared.require_operator(tr("write files as this account"), instead or tr(""))
+    shared.require_operator(tr("write files as this account"), instead or NO_TEXT)
 
 
 def _open_stream(name: str) -> TextIO | None:
