@@ -68,7 +68,7 @@ def set_(
     no_attachments: NoAttachments = False,
     json: Json = False,
 ) -> None:
-    """Write what clients get whose field has this value, or change what is given.
+    """Create or change the variant for a value of the field.
 
     A new variant has the format and the layout of the message. The attachments of the message go with every variant.
     --attach adds files to this one. Without options, your $EDITOR opens.
