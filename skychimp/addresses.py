@@ -66,7 +66,7 @@ def parse(text: str, rules: Rules = USUAL) -> Address:
     domain = address.key.rpartition("@")[2]
     if not (rules.allow_local or "." in domain or domain == "localhost"):
         raise InvalidValue(
-            tr("invalid email address {text}: the domain has no dot", text=shortened(text, MAX_LENGTH)),
+            tr("invalid email address {value}: the domain has no dot", value=shortened(text, MAX_LENGTH)),
             tr("set mail.allow_local = true to accept addresses in your own network"),
         )
     return address
@@ -96,13 +96,13 @@ def parse_sender(text: str) -> tuple[str, str]:
     """
     if _FORBIDDEN_IN_NAME.search(text):
         raise InvalidValue(
-            tr("the sender {text} contains a control character or a line break", text=shortened(text, MAX_LENGTH))
+            tr("the sender {value} contains a control character or a line break", value=shortened(text, MAX_LENGTH))
         )
     if "<" not in text:
         return "", parse(text.strip(), LOCAL).email
     match = _SENDER.fullmatch(text.strip())
     if match is None:
-        raise InvalidValue(tr("invalid sender {text}", text=shortened(text, MAX_LENGTH)), tr("use Name <address>"))
+        raise InvalidValue(tr("invalid sender {value}", value=shortened(text, MAX_LENGTH)), tr("use Name <address>"))
     name = re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] is not None else match["name"]
     return name.strip(), parse(match["address"].strip(), LOCAL).email
 
@@ -157,8 +157,8 @@ def _validated(text: str) -> tuple[str, str]:
     if len(text) > _MAX_INPUT_LENGTH:
         raise InvalidValue(
             tr(
-                "invalid email address {text}: it is longer than {most} characters",
-                text=shortened(text, MAX_LENGTH),
+                "invalid email address {value}: it is longer than {most} characters",
+                value=shortened(text, MAX_LENGTH),
                 most=MAX_LENGTH,
             )
         )
@@ -169,7 +169,7 @@ def _validated(text: str) -> tuple[str, str]:
         valid = email_validator.validate_email(text, check_deliverability=False, globally_deliverable=False)
     except email_validator.EmailNotValidError as error:
         raise InvalidValue(
-            tr("invalid email address {text}: {reason}", text=shortened(text, MAX_LENGTH), reason=_reason(error))
+            tr("invalid email address {value}: {reason}", value=shortened(text, MAX_LENGTH), reason=_reason(error))
         ) from None
     return valid.normalized, str(valid.ascii_domain).lower()
 

@@ -21,11 +21,11 @@ def parse_duration(text: str) -> timedelta:
     Raises InvalidValue for any other text, and for more than MAX_DURATION.
     """
     if not is_duration(text):
-        raise InvalidValue(tr("invalid duration {text}", text=shortened(text)), tr("use 30s, 5m, 2h, 3d or 1h30m"))
+        raise InvalidValue(tr("invalid duration {value}", value=shortened(text)), tr("use 30s, 5m, 2h, 3d or 1h30m"))
     seconds = sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
     if seconds > MAX_DURATION.total_seconds():
         raise InvalidValue(
-            tr("the duration {text} is too long", text=shortened(text)),
+            tr("the duration {value} is too long", value=shortened(text)),
             tr("use at most {duration}", duration=format_duration(MAX_DURATION)),
         )
     return timedelta(seconds=seconds)

@@ -110,7 +110,7 @@ def parse_value(text: str, field_type: FieldType, name: str) -> FieldValue | Non
     if value is None:
         hint = tr("{hint}, or change the type of the field", hint=_EXAMPLES[field_type])
         raise InvalidValue(
-            tr("{text} is not a {type} (field {name})", text=shortened(text), type=field_type, name=name),
+            tr("{value} is not a {type} (field {name})", value=shortened(text), type=field_type, name=name),
             hint,
         )
     return value

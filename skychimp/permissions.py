@@ -104,7 +104,7 @@ def authorize(actor: Actor, action: Action) -> Scope:
         raise NotLoggedIn(tr("you are not logged in"), tr('run "skychimp login --email YOU@EXAMPLE.ORG"'))
     scope = TABLE[action].get(actor.role)
     if scope is None:
-        raise Denied(tr("{who} may not {action}", who=_with_article(actor.role), action=tr(action.value)))
+        raise Denied(tr("{actor} may not {action}", actor=_with_article(actor.role), action=tr(action.value)))
     return scope
 
 
@@ -130,8 +130,8 @@ def authorize_over(actor: Actor, action: Action, user_id: int, role: Role) -> bo
     if is_self and not is_managed:
         raise Denied(
             tr(
-                "{who} may not {action} with the role {role}",
-                who=_with_article(actor.role),
+                "{actor} may not {action} with the role {role}",
+                actor=_with_article(actor.role),
                 action=tr(action.value),
                 role=role,
             )

@@ -88,17 +88,17 @@ class Rate(NamedTuple):
         rate, most = format_rate(value), format_rate(limit)
         if self.kind is RateKind.BOUNCES:
             return tr(
-                "{rate} of its emails bounced ({number:,} of {of:,}), the limit is {limit}",
+                "{rate} of its emails bounced ({number:,} of {total:,}), the limit is {limit}",
                 rate=rate,
                 number=self.number,
-                of=self.of,
+                total=self.of,
                 limit=most,
             )
         return tr(
-            "{rate} of its emails were marked as spam ({number:,} of {of:,}), the limit is {limit}",
+            "{rate} of its emails were marked as spam ({number:,} of {total:,}), the limit is {limit}",
             rate=rate,
             number=self.number,
-            of=self.of,
+            total=self.of,
             limit=most,
         )
 

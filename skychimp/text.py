@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
 
 from skychimp.errors import InvalidValue
-from skychimp.translation import Phrase, tr, trn
+from skychimp.translation import Phrase, tr, trn, verbatim
 
 MAX_NAME_LENGTH = 1_000
 MAX_COMMENT_LENGTH = 10_000
@@ -98,14 +98,16 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
-def with_and(parts: Iterable[Phrase]) -> Phrase:
-    """Return some words, of which there is one at least, joined by "and"."""
-    return reduce(lambda first, second: tr("{first} and {second}", first=first, second=second), parts)
+def with_and(parts: Iterable[str]) -> Phrase:
+    """Return words, at least one, joined by "and"."""
+    words = map(verbatim, parts)
+    return reduce(lambda first, second: tr("{first} and {second}", first=first, second=second), words)
 
 
-def with_or(parts: Iterable[Phrase]) -> Phrase:
-    """Return some words, of which there is one at least, joined by "or"."""
-    return reduce(lambda first, second: tr("{first} or {second}", first=first, second=second), parts)
+def with_or(parts: Iterable[str]) -> Phrase:
+    """Return words, at least one, joined by "or"."""
+    words = map(verbatim, parts)
+    return reduce(lambda first, second: tr("{first} or {second}", first=first, second=second), words)
 
 
 def has_control_character(value: str) -> bool:
@@ -139,7 +141,7 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, cutoff: floa
     At most `most` words are suggested. `cutoff` is the least similarity, from 0 to 1.
     """
     close = close_matches(word, known, most=most, cutoff=cutoff)
-    return tr("did you mean {close}?", close=" or ".join(close)) if close else tr("")
+    return tr("did you mean {words}?", words=with_or(close)) if close else NO_TEXT
 
 
 def close_matches(word: str, known: Iterable[str], *, most: int, cutoff: float = 0.6) -> list[str]:

@@ -20,9 +20,6 @@ DOMAIN, FOLDER = "skychimp", Path(__file__).with_name("locale")
 VARIABLE = "SKYCHIMP_LANG"
 """The environment variable that says the language."""
 
-TEMPLATE_EXTENSION = "jinja2.ext.i18n"
-"""The extension of Jinja that knows `{% trans %}`."""
-
 _NO_LOCALE = ("C", "POSIX")
 _catalog: "GNUTranslations | None" = None
 
@@ -30,15 +27,14 @@ _catalog: "GNUTranslations | None" = None
 class Phrase(str):
     """English text that can be translated.
 
-    `message` is what is looked up, with `values` in its braces, and `plural` the message for other numbers than one.
+    `message` is what is looked up, with `values` in its braces. `plural` is the message for numbers other than one.
     """
 
-    __slots__ = ("message", "number", "plural", "values")
+    __slots__ = ("message", "plural", "values")
 
     message: str
     plural: str | None
-    number: int
-    values: Mapping[str, object]
+    values: Mapping[str, Any]
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, handler: Callable[[type], Any]) -> Any:
@@ -49,7 +45,7 @@ class Phrase(str):
 def tr(message: str, /, **values: object) -> Phrase:
     """Return a message with values in the place of its `{names}`. Without values, braces stand for themselves."""
     phrase = Phrase(message.format_map(values) if values else message)
-    phrase.message, phrase.plural, phrase.number, phrase.values = message, None, 1, values
+    phrase.message, phrase.plural, phrase.values = message, None, values
     return phrase
 
 
@@ -57,7 +53,7 @@ def trn(one: str, many: str, number: int, /, **values: object) -> Phrase:
     """Return one of two messages by a number, which is also their value `{number}`."""
     values["number"] = number
     phrase = Phrase((one if number == 1 else many).format_map(values))
-    phrase.message, phrase.plural, phrase.number, phrase.values = one, many, number, values
+    phrase.message, phrase.plural, phrase.values = one, many, values
     return phrase
 
 
@@ -77,7 +73,7 @@ def translated(text: str) -> str:
     if _catalog is None or not isinstance(text, Phrase):
         return text
     if text.plural is not None:
-        message = _catalog.ngettext(text.message, text.plural, text.number)
+        message = _catalog.ngettext(text.message, text.plural, text.values["number"])
     else:
         message = looked_up(text.message)
     if not text.values:
@@ -91,7 +87,8 @@ def looked_up(text: str) -> str:
 
 
 def translate_templates(environment: "Environment") -> None:
-    """Translate what is in `{% trans %}` in the templates of an environment that has TEMPLATE_EXTENSION."""
+    """Translate what is in `{% trans %}` in the templates of an environment."""
+    environment.add_extension("jinja2.ext.i18n")
     environment.policies["ext.i18n.trimmed"] = True
     environment.install_gettext_callables(looked_up, _looked_up_plural, newstyle=True)  # type: ignore[attr-defined]
 

@@ -23,7 +23,7 @@ from skychimp.errors import SkychimpError
 from skychimp.permissions import ANONYMOUS, MANAGED_ROLES, Action, Actor, Scope, scope_of
 from skychimp.roles import Role
 from skychimp.services.accounts import session_rule
-from skychimp.translation import tr
+from skychimp.text import NO_TEXT
 
 MAX_SUGGESTIONS = 50
 MAX_DESCRIPTION = 60
@@ -267,7 +267,7 @@ def _connect_to_server(url: str, password_file: Path | None) -> Any:
 
     arguments = connect_arguments(url) | {"connect_timeout": 2, "options": f"-c statement_timeout={TIMEOUT_S}s"}
     if password_file is not None:
-        arguments["password"] = checked_files.read_password(password_file, tr(""))
+        arguments["password"] = checked_files.read_password(password_file, NO_TEXT)
     try:
         return psycopg.connect(url.replace("+psycopg", "", 1), **arguments, autocommit=True)
     except psycopg.Error as error:

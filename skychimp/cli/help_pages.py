@@ -43,7 +43,7 @@ def subcommands(command: Any) -> dict[str, Any]:
 
 
 def leaves(command: Any) -> dict[str, Any]:
-    """Return the commands of a group that are no groups, by their names, or a single command by the empty name."""
+    """Return the commands of a group that are not groups, by their names, or a single command by the empty name."""
     found = {name: each for name, each in subcommands(command).items() if not hasattr(each, "commands")}
     return found or {"": command}
 

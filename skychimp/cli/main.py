@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from skychimp import __version__
 from skychimp.cli import interrupts
+from skychimp.text import NO_TEXT
 from skychimp.translation import Phrase, tr, translated, verbatim
 
 if TYPE_CHECKING:
@@ -162,8 +163,8 @@ def _check_completion() -> None:
 
         del os.environ[COMPLETE]
         raise InvalidValue(
-            tr('invalid value "{asked}" of {complete}', asked=asked, complete=COMPLETE),
-            tr("unset {complete}", complete=COMPLETE),
+            tr('invalid value "{value}" of {variable}', value=asked, variable=COMPLETE),
+            tr("unset {variable}", variable=COMPLETE),
         )
 
 
@@ -210,7 +211,7 @@ def _explain(error: Exception) -> "SkychimpError":
     if isinstance(error, OSError) and error.strerror:
         if not error.filename and is_output_broken():
             return output_error(error)
-        reason = verbatim(error.strerror)
+        reason = tr("{strerror}", strerror=error.strerror)
         return SkychimpError(tr("{file}: {reason}", file=error.filename, reason=reason) if error.filename else reason)
     message = str(error).partition("\n")[0]
     return SkychimpError(
@@ -296,9 +297,9 @@ def _usage_hint(error: "typer.TyperException", message: str, suggestion: str) ->
         value = [] if options[option] else [_metavar(root, option)]
         return tr("write it before the command: {command}", command=command(option, *value, *words))
     if unknown := re.fullmatch(r'unknown command "(.*)"', message):
-        meant = suggest_command(context.command, unknown[1]) if context else tr("")
+        meant = suggest_command(context.command, unknown[1]) if context else NO_TEXT
     else:
-        meant = tr("did you mean {close}?", close=suggestion) if suggestion else suggest_choice(message)
+        meant = tr("did you mean {words}?", words=suggestion) if suggestion else suggest_choice(message)
     return meant or run_hint(*words, "--help")
 
 

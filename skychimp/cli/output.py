@@ -174,7 +174,7 @@ class Output:
 
     def text(self, text: str) -> None:
         """Show a text of several lines, each escaped."""
-        self._write("\n".join(map(escape, translated(text).split("\n"))))
+        self._write(terminal_text(text, multiline=True))
 
     def raw(self, text: str) -> None:
         """Write a text as it is, because it is going to be a file."""
@@ -228,7 +228,7 @@ class Output:
     def heading(self, title: Phrase, text: str = "") -> None:
         """Show a heading and the line below it, if there is one."""
         console = new_console(stderr=False)
-        console.print(f"\n{escape(translated(title))}", style="bold", markup=False)
+        console.print(f"\n{terminal_text(title)}", style="bold", markup=False)
         if text:
             console.print(terminal_text(text, multiline=True), style="cyan", markup=False, soft_wrap=True)
         sys.stdout.flush()
@@ -263,8 +263,8 @@ class Output:
             self.log("error", error.message, {"code": error.code, "hint": error.hint})
             return
         has_color = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
-        label = escape(translated(tr("error:")))
-        _print_message((f"\x1b[1;31m{label}\x1b[0m " if has_color else f"{label} ") + escape(translated(error.message)))
+        label = terminal_text(tr("error:"))
+        _print_message((f"\x1b[1;31m{label}\x1b[0m " if has_color else f"{label} ") + terminal_text(error.message))
         if isinstance(error, InvalidQuery):
             from skychimp.cli.display.query_errors import pointed_lines
 
@@ -275,7 +275,7 @@ class Output:
 
     def ask(self, question: Phrase) -> str:
         """Return the answer of the person at the terminal, one line. Raises Interrupted at the end of the input."""
-        _print_message(f"{escape(translated(question))} ", end="")
+        _print_message(f"{terminal_text(question)} ", end="")
         with _end_line_without_answer():
             answer = sys.stdin.readline()
             if not answer:
@@ -318,7 +318,7 @@ class Output:
         if self.log is not None:
             self.log(level, text.removeprefix("warning: "), {})
         else:
-            _print_message(escape(translated(text)))
+            _print_message(terminal_text(text))
 
     def _write_lines(self, records: Iterable[Any], columns: Mapping[str, str]) -> None:
         for record in records:

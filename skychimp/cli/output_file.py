@@ -18,7 +18,7 @@ from skychimp.cli.context import Context
 from skychimp.config import shared
 from skychimp.errors import InvalidValue
 from skychimp.services.installing.marks import is_ours, mark
-from skychimp.text import count_of
+from skychimp.text import NO_TEXT, count_of
 from skychimp.translation import Phrase, tr
 
 Force = Annotated[
@@ -74,7 +74,7 @@ def write_generated_files(
         foreign = sorted(name for name in existing if not is_ours(folder / name, comment))
         if foreign:
             shown = ", ".join(foreign) if len(foreign) <= _LISTED else count_of(len(foreign), "file")
-            context.confirm(tr("replace {shown} in {folder}", shown=shown, folder=folder), yes=force, option=FORCE)
+            context.confirm(tr("replace {files} in {folder}", files=shown, folder=folder), yes=force, option=FORCE)
         for name, text in marked.items():
             with files.new_file(folder / name, replace=name in existing, mode=0o644) as file:
                 file.write(text.encode())
@@ -97,7 +97,7 @@ def _cannot_write(name: str, error: OSError) -> InvalidValue:
 
 def _require_operator(instead: Phrase | None = None) -> None:
     """Raise Denied to whoever runs a shared installation with sudo. `instead` is what they can do."""
-    shared.require_operator(tr("write files as this account"), instead or tr(""))
+    shared.require_operator(tr("write files as this account"), instead or NO_TEXT)
 
 
 def _open_stream(name: str) -> TextIO | None:
@@ -116,7 +116,7 @@ def _open_stream(name: str) -> TextIO | None:
         if stat.S_ISFIFO(status.st_mode) and status.st_uid not in (os.geteuid(), 0):
             raise files.UnsafePlace(
                 name,
-                tr("belongs to {account_name}", account_name=files.account_name(status.st_uid)),
+                tr("belongs to {account}", account=files.account_name(status.st_uid)),
                 tr("use another file"),
             )
         if _is_stream(status):

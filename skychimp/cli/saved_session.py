@@ -92,7 +92,7 @@ def _private(path: Path, open_path: Callable[[], int]) -> Iterator[int]:
 
 
 def _not_safe(path: Path, fault: Phrase) -> NotLoggedIn:
-    hint = tr("{how_to_remove} and log in again", how_to_remove=run_line_hint("rm", "-r", path))
+    hint = tr("{hint} and log in again", hint=run_line_hint("rm", "-r", path))
     return NotLoggedIn(tr("the saved session is not safe: {path} {fault}", path=path, fault=fault), hint)
 
 
@@ -103,7 +103,7 @@ def _not_opened(path: Path, error: OSError) -> NotLoggedIn:
     if isinstance(error, PermissionError):
         hint = run_line_hint("chmod", "u+rwX", place)
     else:
-        hint = tr("{how_to_remove} and log in again", how_to_remove=run_line_hint("mv", place, f"{place}.old"))
+        hint = tr("{hint} and log in again", hint=run_line_hint("mv", place, f"{place}.old"))
     return NotLoggedIn(tr("cannot read the saved session {path}: {strerror}", path=path, strerror=error.strerror), hint)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from skychimp.config.locations import FILE_NAME
 from skychimp.errors import ConfigError, Denied
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 
 _NOT_SETTINGS = frozenset({"SKYCHIMP_TOKEN", "SKYCHIMP_PASSWORD"})
 _FOLDERS = {
@@ -69,7 +69,9 @@ class Restriction(NamedTuple):
             config_file=self.config_file,
         )
         message = tr("{name} may not {action} in this shared installation", name=self.caller.name, action=action)
-        return Denied(message, tr("{instead}, or {ask}", instead=instead, ask=ask) if instead else ask)
+        return Denied(
+            message, tr("{instead}, or {ask_operator}", instead=instead, ask_operator=ask) if instead else ask
+        )
 
 
 def find_caller(environ: Mapping[str, str] = os.environ) -> Caller | None:
@@ -126,10 +128,10 @@ def own_config_file() -> Path | None:
     return home and home / _CONFIG_FOLDER / "skychimp" / FILE_NAME
 
 
-def own_config_name() -> Phrase:
+def own_config_name() -> str:
     """Return what to call the config file in the account's own config folder: its path, if the account has a home."""
     file = own_config_file()
-    return verbatim(str(file)) if file is not None else tr("the config file in the home of this account")
+    return str(file) if file is not None else tr("the config file in the home of this account")
 
 
 def restrict_environment(environ: MutableMapping[str, str]) -> None:

@@ -46,7 +46,7 @@ class _Value(NamedTuple):
 
     setting: str
     value: Any
-    source: Phrase
+    source: str
 
 
 def load_settings(
@@ -64,7 +64,7 @@ def load_settings(
     """
     read = read_config(config_file, environ, ask_trust)
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    sources: dict[str, Phrase] = {}
+    sources: dict[str, str] = {}
     for setting, value, source in _values(read, environ, flags or {}):
         section, _, key = setting.partition(".")
         sections[section][key] = value
@@ -205,10 +205,10 @@ def _from_config(read: ConfigFiles) -> Iterator[_Value]:
                     tr("{path}: unknown setting {setting}", path=path, setting=setting),
                     did_you_mean(setting, known) or _LIST_HINT,
                 )
-            yield _Value(setting, resolve_path(setting, value, path.parent), verbatim(str(path)))
+            yield _Value(setting, resolve_path(setting, value, path.parent), str(path))
 
 
-def _from_variables(environ: Mapping[str, str], source: Phrase, folder: Path) -> Iterator[_Value]:
+def _from_variables(environ: Mapping[str, str], source: str, folder: Path) -> Iterator[_Value]:
     """Yield the settings among environment variables. An empty variable counts as unset."""
     known = {variable(old): new for old, new in RENAMED_SETTINGS.items()}
     known |= {variable(setting): setting for setting in _setting_names()}
@@ -247,7 +247,7 @@ def _decode(path: Path, data: bytes) -> str:
 def _from_env_file(read: ConfigFiles) -> Iterator[_Value]:
     if read.env is not None:
         variables = _parse_env_file(read.env_path, _decode(read.env_path, read.env))
-        yield from _from_variables(variables, verbatim(str(read.env_path)), read.path.parent)
+        yield from _from_variables(variables, str(read.env_path), read.path.parent)
 
 
 def _parse_env_file(path: Path, text: str) -> dict[str, str]:
@@ -271,7 +271,7 @@ def _parse_env_file(path: Path, text: str) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value}
 
 
-def _config_error(error: ValidationError, sources: Mapping[str, Phrase]) -> ConfigError:
+def _config_error(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
     """Return the error for the first invalid value. It shows no password and no secret URL."""
     first = error.errors()[0]
     setting = ".".join(map(str, first["loc"][:2]))
@@ -290,9 +290,7 @@ def _hint(details: Mapping[str, Any]) -> Phrase:
     if "error" in context:
         return cast("Phrase", context["error"].args[0])
     _, start, expected = details["msg"].rpartition("Input should be ")
-    return (
-        tr("use {expected}", expected=with_or(map(verbatim, expected.split(" or ")))) if start else verbatim(expected)
-    )
+    return tr("use {expected}", expected=with_or(expected.split(" or "))) if start else verbatim(expected)
 
 
 def _shown(value: object) -> str:

@@ -103,7 +103,7 @@ def parse_site_url(text: str) -> str:
     """
     if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%@+-]+)*/?", text):
         raise InvalidValue(
-            tr("invalid URL {text}", text=shortened(text)),
+            tr("invalid URL {value}", value=shortened(text)),
             tr("use an http or https URL such as https://example.org/blog"),
         )
     return text.rstrip("/")
@@ -137,7 +137,7 @@ def parse_domain(text: str) -> str:
         return addresses.parse(f"a@{text}").key.partition("@")[2]
     except InvalidValue:
         raise InvalidValue(
-            tr("invalid domain {text}", text=shortened(text)), tr("use a domain such as example.org")
+            tr("invalid domain {value}", value=shortened(text)), tr("use a domain such as example.org")
         ) from None
 
 
@@ -145,7 +145,7 @@ def parse_selector(text: str) -> str:
     """Return a DKIM selector. Raises InvalidValue."""
     if not _SELECTOR.fullmatch(text):
         raise InvalidValue(
-            tr("invalid selector {text}", text=shortened(text)), tr("use a name such as s1, with a-z, 0-9 and -")
+            tr("invalid selector {value}", value=shortened(text)), tr("use a name such as s1, with a-z, 0-9 and -")
         )
     return text.lower()
 

@@ -146,7 +146,7 @@ def _not_found(noun: str, name: str) -> Phrase:
             return tr("session {name} not found", name=name)
         case "user":
             return tr("user {name} not found", name=name)
-    return tr("{kind} {name} not found", kind=noun, name=name)
+    return tr("{noun} {name} not found", noun=noun, name=name)
 
 
 def _order(sort: str, columns: Mapping[str, Any]) -> ColumnElement[Any]:

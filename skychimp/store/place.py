@@ -99,7 +99,7 @@ def _remedy(store: Path, error: files.UnsafePlace) -> Phrase:
     if error.owner:
         return files.run_as_hint(error.owner)
     better = _better_folder(place) if place == store.parent else None
-    return tr("use --store {better}", better=quoted(str(better / store.name))) if better else error.remedy
+    return tr("use --store {path}", path=quoted(str(better / store.name))) if better else error.remedy
 
 
 def _better_folder(folder: Path) -> Path | None:

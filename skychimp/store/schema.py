@@ -246,9 +246,9 @@ def _require_intact_references(db: Connection) -> None:
     for table, row, parent, _ in db.exec_driver_sql("PRAGMA foreign_key_check"):
         raise StoreFailed(
             tr(
-                "cannot upgrade the store: row {row} of {table} would refer to a missing {parent}",
+                "cannot upgrade the store: row {row} of {table} would refer to a missing {other_table}",
                 row=row,
                 table=table,
-                parent=parent,
+                other_table=parent,
             )
         )

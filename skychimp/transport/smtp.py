@@ -218,9 +218,9 @@ def _require_success(reply: Reply, command: str) -> None:
     text = _on_one_line(reply)
     if reply.code >= 500:
         hint = tr("ask the mail server's administrator, or check smtp.host")
-        raise RelayRefused(tr("the mail server refused {command}: {text}", command=command, text=text), hint)
+        raise RelayRefused(tr("the mail server refused {command}: {reply}", command=command, reply=text), hint)
     raise RelayUnavailable(
-        tr("the mail server did not accept {command}: {text}", command=command, text=text), tr("try again later")
+        tr("the mail server did not accept {command}: {reply}", command=command, reply=text), tr("try again later")
     )
 
 

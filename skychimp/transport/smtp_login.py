@@ -6,7 +6,7 @@ from skychimp.config.settings import SmtpSettings
 from skychimp.config.types import Security
 from skychimp.errors import RelayError, RelayRefused, RelayUnavailable
 from skychimp.text import with_or
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
 from skychimp.transport.interfaces import Reply
 from skychimp.transport.smtp_auth import (
     LOGIN,
@@ -85,13 +85,13 @@ class Login:
             raise RelayRefused(tr("{relay} takes no passwords, only OAuth 2 tokens", relay=self._relay), USE_OAUTH)
         if not any(has_secret[mechanism] for mechanism in wanted):
             raise RelayRefused(tr("smtp.username is set but there is no password"), tr("set smtp.password_file"))
-        names = with_or(verbatim(mechanism) for mechanism in wanted if has_secret[mechanism])
+        names = with_or(mechanism for mechanism in wanted if has_secret[mechanism])
         if offered:
             message = tr(
                 "{relay} does not offer login by {wanted}, only by {offered}",
                 relay=self._relay,
                 wanted=names,
-                offered=with_or(map(verbatim, offered)),
+                offered=with_or(offered),
             )
         else:
             message = tr("{relay} does not offer login by {wanted}", relay=self._relay, wanted=names)
@@ -127,7 +127,7 @@ class Login:
         reply, text = refusal
         if 400 <= reply.code < 500:
             return RelayUnavailable(
-                tr("{relay} cannot log in now: {text}", relay=self._relay, text=text), tr("try again later")
+                tr("{relay} cannot log in now: {reply}", relay=self._relay, reply=text), tr("try again later")
             )
         hint = tr("check smtp.username and smtp.password")
         if wants_tls(reply):
@@ -138,7 +138,7 @@ class Login:
             hint = USE_OAUTH
         elif is_unsupported(reply):
             hint = tr("remove smtp.auth, or ask the mail server's administrator how to log in")
-        return RelayRefused(tr("{relay} refused the login: {text}", relay=self._relay, text=text), hint)
+        return RelayRefused(tr("{relay} refused the login: {reply}", relay=self._relay, reply=text), hint)
 
 
 async def _try(connection: SmtpConnection, mechanism: str, username: str, secret: str) -> _Refusal | None:

@@ -244,9 +244,9 @@ def delete(ctx: typer.Context, client: ClientNames, yes: Yes = False, json: Json
     if addresses := [each.email for each in deleted if not each.suppressed]:
         how = shell.command("suppressions", "add", *shell.arguments(*addresses))
         context.out.note(
-            tr("an import can bring this client back; to send it nothing more: {how}", how=how)
+            tr("an import can bring this client back; to send it nothing more: {command}", command=how)
             if len(addresses) == 1
-            else tr("an import can bring these clients back; to send them nothing more: {how}", how=how)
+            else tr("an import can bring these clients back; to send them nothing more: {command}", command=how)
         )
 
 

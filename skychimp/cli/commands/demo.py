@@ -123,7 +123,7 @@ def _run_step(
         raise BrokenPipeError
     if done.returncode:
         raise SkychimpError(
-            tr('demo failed: "{command}" exited with status {returncode}', command=command, returncode=done.returncode)
+            tr('demo failed: "{command}" exited with status {status}', command=command, status=done.returncode)
         )
 
 

@@ -69,10 +69,10 @@ def init(
     for name in secrets:
         context.out.note(
             tr(
-                "{setting} is not written to {config_file}: {what_to_do}",
+                "{setting} is not written to {config_file}: {hint}",
                 setting=name,
                 config_file=config_file,
-                what_to_do=_keep_secret(name),
+                hint=_keep_secret(name),
             )
         )
     context.out.note(_describe_transport(context))

@@ -123,9 +123,9 @@ def update(
             again = run_hint("messages", "update", message_id, "--also-open")
             context.out.note(
                 tr(
-                    "mailing {mailings} still sends the old layout; to change what was not sent yet, {again}",
+                    "mailing {mailings} still sends the old layout; to change what was not sent yet, {hint}",
                     mailings=", ".join(map(str, mailings)),
-                    again=again,
+                    hint=again,
                 )
             )
 

@@ -9,6 +9,7 @@ from skychimp.cli.context import Context, Json, Limit, MailingName, Offset, Sear
 from skychimp.cli.display.mailing_view import SKIPPED_NOTE
 from skychimp.cli.following import follow_log
 from skychimp.errors import InvalidValue
+from skychimp.text import NO_TEXT
 from skychimp.translation import Phrase, tr
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def log(
     else:
         chosen = (status, domain, reply, since, until, search, limit, offset or None)
         is_filtered = any(each is not None for each in chosen)
-        empty = tr("") if is_filtered else _empty_log_note(context, mailing_id)
+        empty = NO_TEXT if is_filtered else _empty_log_note(context, mailing_id)
         context.out.rows((), COLUMNS, noun="attempt", empty=empty, is_filtered=is_filtered)
 
 

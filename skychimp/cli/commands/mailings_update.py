@@ -204,9 +204,9 @@ def _confirm_topic(
         exporting = command("suppressions", "export", "--topic", old_topic)
         context.out.note(
             tr(
-                "hint: to keep them out: {exporting} | {command}",
-                exporting=exporting,
-                command=command("suppressions", "import", "-", *into),
+                "hint: to keep them out: {export_command} | {import_command}",
+                export_command=exporting,
+                import_command=command("suppressions", "import", "-", *into),
             )
         )
     if left and context.can_ask_to_send(yes=yes):

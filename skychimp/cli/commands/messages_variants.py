@@ -68,7 +68,7 @@ def set_(
     no_attachments: NoAttachments = False,
     json: Json = False,
 ) -> None:
-    """Write what clients get whose field has this value, or change what is given.
+    """Create or change the variant for a value of the field.
 
     A new variant has the format and the layout of the message. The attachments of the message go with every variant.
     --attach adds files to this one. Without options, your $EDITOR opens.
@@ -103,9 +103,9 @@ def set_(
         again = run_hint("messages", "update", message, "--also-open")
         context.out.note(
             tr(
-                "mailing {mailings} still sends the old content; to change what was not sent yet, {again}",
+                "mailing {mailings} still sends the old content; to change what was not sent yet, {hint}",
                 mailings=", ".join(map(str, open_mailings)),
-                again=again,
+                hint=again,
             )
         )
     context.out.next("messages", "preview", message, "--variant", saved.value)

@@ -109,7 +109,7 @@ def _render(delivery: "UnknownDelivery") -> "RenderableType":
     from rich.text import Text
 
     from skychimp.cli.display import charts
-    from skychimp.cli.display.values import escape
+    from skychimp.cli.display.values import escape, terminal_text
 
     text = Text(escape(delivery.email), "bold", overflow="fold")
     due = tr(
@@ -126,7 +126,7 @@ def _render(delivery: "UnknownDelivery") -> "RenderableType":
         relay=delivery.relay,
         queue_id=delivery.queue_id,
     )
-    text.append(escape(translated(log_entry)).rstrip(), "")
+    text.append(terminal_text(log_entry).rstrip(), "")
     if delivery.next_try_at is not None:
         next_try = tr("sent again at {at:%Y-%m-%d %H:%M} unless you resolve it", at=delivery.next_try_at.astimezone())
         text.append(f"\n{translated(next_try)}", "dim")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skychimp.cli.context import Context, Json, get_context
-from skychimp.cli.display.values import escape
+from skychimp.cli.display.values import terminal_text
 from skychimp.cli.reporting import show_range
 from skychimp.shell import command
 from skychimp.text import count_of
@@ -144,7 +144,7 @@ def _draw_section(title: Phrase, rows: Iterable[Row], style: str = "bold") -> "R
     lines = [Text(translated(title), style="bold cyan")]
     for name, about, next_command in rows:
         gap = "  " if name and about else ""
-        lines.append(Text.assemble((escape(translated(name)), style), gap, (translated(about), "dim")))
+        lines.append(Text.assemble((terminal_text(name), style), gap, (translated(about), "dim")))
         if next_command:
             lines.append(Text(f"  {next_command}"))
     return Padding(Text("\n").join(lines), (1, 0, 0, 1))

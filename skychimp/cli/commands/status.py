@@ -14,7 +14,7 @@ from skychimp.cli.following import Interval, Watch, watch_interval_s, watch_scre
 from skychimp.durations import format_ago, format_duration, parse_duration
 from skychimp.errors import InvalidValue
 from skychimp.shell import run_hint
-from skychimp.text import count_of
+from skychimp.text import NO_TEXT, count_of
 from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _advice(current: "Status") -> Phrase:
     """Return what to do if due mail waits and nothing sends it, "" if all is well."""
     waiting = _unsent_for(current)
     if waiting is None:
-        return tr("")
+        return NO_TEXT
     return tr(
         "nothing is sending, although mail was due {ago}; {hint}",
         ago=format_ago(waiting),
@@ -168,9 +168,13 @@ def _why_stuck(current: "Status") -> Phrase:
 def _other_relay(last_run: "RunInfo | None", configured: str) -> Phrase:
     """Return that the last run used another mail server than these settings name, "" if it did not."""
     if last_run is None or last_run.relay in ("", configured):
-        return tr("")
+        return NO_TEXT
     used, named = (_describe_relay(relay) for relay in (last_run.relay, configured))
-    return tr("the last run used {used}, but these settings name {named}", used=used, named=named)
+    return tr(
+        "the last run used {last_server}, but these settings name {configured_server}",
+        last_server=used,
+        configured_server=named,
+    )
 
 
 def _describe_relay(relay: str) -> str:
@@ -184,7 +188,7 @@ def _relay(current: "Status") -> Phrase:
     if current.unavailable_relay is not None:
         relay = current.unavailable_relay
         return tr("unavailable since {at}: {reason}", at=_local(relay.since), reason=relay.reason)
-    return tr("")
+    return NO_TEXT
 
 
 def _held(mailing: "HeldMailing") -> Phrase:
@@ -193,7 +197,7 @@ def _held(mailing: "HeldMailing") -> Phrase:
 
 def _held_store(current: "Status") -> Phrase:
     if not current.held:
-        return tr("")
+        return NO_TEXT
     return tr("on hold {reason}: {hint}", reason=current.held_reason, hint=_RELEASE)
 
 
@@ -211,7 +215,7 @@ def _time(at: datetime | None, now: datetime, *, for_person: bool) -> datetime |
 
 
 def _ago(at: datetime, now: datetime) -> Phrase:
-    return tr("{ago} ({at})", ago=format_ago(now - at), at=_local(at))
+    return tr("{duration_ago} ({at})", duration_ago=format_ago(now - at), at=_local(at))
 
 
 def _local(at: datetime) -> str:

@@ -82,7 +82,7 @@ def add(
     added = suppressions.add(context.store, actor, new, topic=topic, everywhere=everywhere)
     _show(context, added.suppressions)
     for each in added.unchanged:
-        context.out.note(tr("{address} was already {why}", address=each.address, why=suppressions.why(each)))
+        context.out.note(tr("{address} was already {state}", address=each.address, state=suppressions.why(each)))
     if added.cancelled:
         context.out.note(tr("{waiting_emails} cancelled", waiting_emails=count_of(added.cancelled, "waiting email")))
 
@@ -162,14 +162,14 @@ def remove(
     suppressions.require_all(context.store, actor, suppression, topic=topic, everywhere=everywhere)
     names = [suppressions.parse_target(target).email for target in suppression]
     who = names[0] if len(names) == 1 else count_of(len(names), "address", "addresses")
-    context.confirm(tr("let {who} get email again", who=who), yes=yes)
+    context.confirm(tr("let {addresses} get email again", addresses=who), yes=yes)
     removed = suppressions.remove(context.store, actor, suppression, topic=topic, everywhere=everywhere)
     _show(context, removed)
     if everywhere:
         return
     for name in names:
         for each in suppressions.find_covering(context.store, actor, name)[:1]:
-            context.out.note(tr("{name} is still {why}", name=name, why=suppressions.why(each)))
+            context.out.note(tr("{address} is still {state}", address=name, state=suppressions.why(each)))
 
 
 @app.command(epilog="skychimp suppressions export suppressions.csv")

@@ -133,16 +133,16 @@ def _page(history: "AddressHistory") -> "Iterator[RenderableType]":
     from rich.text import Text
 
     from skychimp.cli.display import charts
-    from skychimp.cli.display.values import escape
+    from skychimp.cli.display.values import escape, terminal_text
 
     yield Text(escape(history.email), "bold")
     for client in history.clients:
-        yield Text(escape(translated(_describe_client(client))))
+        yield Text(terminal_text(_describe_client(client)))
     if not history.clients:
         yield Text(translated(tr("not a client")))
     for suppression in history.suppressions:
         since, reason = _local_time(suppression.at), _describe_suppression(suppression)
-        yield Text(escape(translated(tr("suppressed since {at}: {reason}", at=since, reason=reason))), "red")
+        yield Text(terminal_text(tr("suppressed since {at}: {reason}", at=since, reason=reason)), "red")
     if not (history.chosen or history.left_out or history.coming):
         yield Text(translated(tr("no mailing has included it, and none will")))
     for delivery in history.chosen:
@@ -186,7 +186,7 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     from rich.text import Text
 
     from skychimp.cli.display import charts
-    from skychimp.cli.display.values import escape
+    from skychimp.cli.display.values import escape, terminal_text
 
     heading = charts.heading(f"{_local_time(delivery.due_at)}  {escape(delivery.subject)} ")
     heading.append(f"({translated(tr('mailing {id}', id=delivery.mailing_id))}): ", "dim")
@@ -198,7 +198,7 @@ def _delivery_part(delivery: "DeliveryInfo") -> "RenderableType":
     returned = (f"{_local_time(each.at)} {each.kind.replace('_', ' ')} {each.reply}" for each in delivery.returned)
     texts = [
         *(Text(escape(text), "red") for text in returned),
-        Text(escape(translated(delivery.reason or ""))),
+        Text(terminal_text(delivery.reason or "")),
         message_id,
     ]
     return Group(heading, _attempt_table(delivery), *(Padding(text, (0, 0, 0, 2)) for text in texts if text))
@@ -208,7 +208,7 @@ def _attempt_table(delivery: "DeliveryInfo") -> "Table":
     from rich.text import Text
 
     from skychimp.cli.display import charts
-    from skychimp.cli.display.values import escape
+    from skychimp.cli.display.values import escape, terminal_text
 
     table = charts.borderless_table(numbers=(0,), columns=4)
     for attempt in delivery.attempts:
@@ -217,7 +217,7 @@ def _attempt_table(delivery: "DeliveryInfo") -> "Table":
             reply.append(f"\n{translated(attempt.meaning)}", "dim")
         if attempt.queue_id:
             found = tr("queue ID {queue_id} at {relay}", queue_id=attempt.queue_id, relay=attempt.relay)
-            reply.append(f"\n{escape(translated(found))}")
+            reply.append(f"\n{terminal_text(found)}")
         status = Text(attempt.status.replace("_", " "), charts.STYLES[attempt.status])
         table.add_row(Text(str(attempt.attempt)), Text(_local_time(attempt.at, "%Y-%m-%d %H:%M:%S")), status, reply)
     return table
@@ -228,13 +228,13 @@ def _mailing_table(rows: "Iterable[tuple[str, str, int, str]]") -> "Table":
     from rich.text import Text
 
     from skychimp.cli.display import charts
-    from skychimp.cli.display.values import escape
+    from skychimp.cli.display.values import escape, terminal_text
 
     table = charts.borderless_table(numbers=(), columns=2)
     for due_times, subject, mailing_id, remark in rows:
         cell = Text(f"{escape(subject)} ")
         name = translated(tr("mailing {id}", id=mailing_id))
-        cell.append(f"({name})", "dim").append(f"\n{escape(translated(remark))}")
+        cell.append(f"({name})", "dim").append(f"\n{terminal_text(remark)}")
         table.add_row(Text(translated(due_times)), cell)
     return table
 

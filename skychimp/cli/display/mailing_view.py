@@ -13,7 +13,7 @@ from skychimp.cli.display.several import Kind
 from skychimp.cli.display.weekdays import NAMES, with_weekday
 from skychimp.errors import ConfigError
 from skychimp.shell import command, run_hint
-from skychimp.text import count_of, thousands
+from skychimp.text import NO_TEXT, count_of, thousands
 from skychimp.translation import Phrase, joined, tr
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _excluded_in_words(mailing: "MailingInfo") -> Iterator[Phrase]:
 
 def _enumerated(parts: Iterable[Phrase]) -> Phrase:
     """Return `a, and b`, "" if there are no parts."""
-    first, *others = *parts, tr("")
+    first, *others = *parts, NO_TEXT
     return reduce(lambda first, second: tr("{first}, and {second}", first=first, second=second), others[:-1], first)
 
 
@@ -144,7 +144,7 @@ def canary_in_words(mailing: "MailingInfo") -> Phrase:
     """Return who gets a mailing first, and whether the others wait now. "" if all get it at once."""
     from skychimp.durations import format_duration
 
-    words = tr("")
+    words = NO_TEXT
     if mailing.canary is not None and mailing.canary_wait is not None:
         size = mailing.canary
         is_share = size.endswith("%")
@@ -155,7 +155,7 @@ def canary_in_words(mailing: "MailingInfo") -> Phrase:
 
 def _waits_until(mailing: "MailingInfo") -> Phrase:
     if mailing.canary_until is None:
-        return tr("")
+        return NO_TEXT
     if mailing.canary_until <= datetime.now(UTC):
         return tr("the others wait until the canary emails were tried")
     return tr("the others wait until {time}", time=_zoned(mailing.canary_until, mailing.timezone))
@@ -229,7 +229,7 @@ def show_mailings(
 def show_due_times(context: Context, mailing: "MailingInfo", due_times: "Iterable[DueTime]") -> None:
     """Show the coming due times of a mailing, in UTC and in its own time zone if that is another one."""
     zone = ZoneInfo(mailing.timezone)
-    digest_note = tr("skipped when there is no new post") if mailing.digest else tr("")
+    digest_note = tr("skipped when there is no new post") if mailing.digest else NO_TEXT
     is_for_person = _is_for_person(context)
     rows = []
     for due in due_times:
@@ -291,7 +291,7 @@ def sent_next(waiting: int) -> Phrase:
             command=command("run"),
         )
         if waiting
-        else tr("")
+        else NO_TEXT
     )
 
 

@@ -10,9 +10,9 @@ def show_outbox_note(context: Context, written: int, *, others_sent: bool = Fals
     if not written:
         return
     if others_sent:
-        note = tr("{written:,} written to the outbox; they have not left this machine", written=written)
+        note = tr("{number:,} written to the outbox; they have not left this machine", number=written)
     else:
-        note = tr("{written:,} written to the outbox; nothing has left this machine", written=written)
+        note = tr("{number:,} written to the outbox; nothing has left this machine", number=written)
     context.out.note(note)
     context.out.note(tr("hint: {hint}", hint=how_to_send(context)))
 

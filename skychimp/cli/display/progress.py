@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from skychimp.text import NO_TEXT
 from skychimp.translation import Phrase, joined, tr, translated
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Pace:
     def describe(self, done: int, total: int | None) -> Phrase:
         """Return the time left, if the total is known, and the rate: `, 0:01:30 left, 12/s`."""
         if not done:
-            return tr("")
+            return NO_TEXT
         rate = done / max(self.seconds, 0.001)
         if not total:
             return tr(", {rate:,}/s", rate=round(rate))

@@ -7,7 +7,7 @@ from skychimp.cli.display import charts
 from skychimp.cli.display.values import escape
 from skychimp.services.reporting.reports import counts_by_status, format_percent
 from skychimp.text import count_of, thousands
-from skychimp.translation import Phrase, joined, tr, translated
+from skychimp.translation import Phrase, joined, tr, translated, verbatim
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -109,7 +109,7 @@ def _describe_mailing(report: "Report") -> Phrase:
 def _limited(title: Phrase, which: Phrase, most: int, number: int) -> Phrase:
     if number <= most:
         return title
-    return tr("{title} ({most} {which} of {number:,})", title=title, most=most, which=which, number=number)
+    return tr("{title} ({most} {order} of {number:,})", title=title, most=most, order=which, number=number)
 
 
 def _draw_occurrences(report: "Report", width: int) -> "Table":
@@ -129,7 +129,7 @@ def _describe(occurrence: "OccurrenceReport", width: int) -> "Text":
     from rich.text import Text
 
     counts = list_counts(counts_by_status(occurrence.counts)) or tr("no emails")
-    state = tr("{state}", state=occurrence.state)
+    state = verbatim(occurrence.state)
     if occurrence.duration is not None:
         state = tr("{state} in {duration}", state=state, duration=charts.format_elapsed(occurrence.duration))
     text = Text(f"{translated(counts)}\n{translated(state)}")

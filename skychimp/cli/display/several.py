@@ -16,12 +16,12 @@ from skychimp.translation import Phrase, tr
 Object = TypeVar("Object")
 
 _DONE: Mapping[str, Callable[[Phrase], tuple[Phrase, Phrase]]] = {
-    "blocked": lambda what: (tr("blocked {what}", what=what), tr("not blocked: {what}", what=what)),
-    "deleted": lambda what: (tr("deleted {what}", what=what), tr("not deleted: {what}", what=what)),
-    "disabled": lambda what: (tr("disabled {what}", what=what), tr("not disabled: {what}", what=what)),
-    "enabled": lambda what: (tr("enabled {what}", what=what), tr("not enabled: {what}", what=what)),
-    "unblocked": lambda what: (tr("unblocked {what}", what=what), tr("not unblocked: {what}", what=what)),
-    "updated": lambda what: (tr("updated {what}", what=what), tr("not updated: {what}", what=what)),
+    "blocked": lambda what: (tr("blocked {object}", object=what), tr("not blocked: {object}", object=what)),
+    "deleted": lambda what: (tr("deleted {object}", object=what), tr("not deleted: {object}", object=what)),
+    "disabled": lambda what: (tr("disabled {object}", object=what), tr("not disabled: {object}", object=what)),
+    "enabled": lambda what: (tr("enabled {object}", object=what), tr("not enabled: {object}", object=what)),
+    "unblocked": lambda what: (tr("unblocked {object}", object=what), tr("not unblocked: {object}", object=what)),
+    "updated": lambda what: (tr("updated {object}", object=what), tr("not updated: {object}", object=what)),
 }
 """What is said of each change that was made, and of one that was not."""
 
@@ -91,7 +91,7 @@ def delete_all(
     A terminal shows a line also for a single one. Raises what `Context.confirm` and `remove` raise.
     """
     what = kind.describe(targets[0]) if len(targets) == 1 else count_of(len(targets), noun)
-    context.confirm(tr("delete {what}", what=what), yes=yes)
+    context.confirm(tr("delete {object}", object=what), yes=yes)
     return _change_all(context, "deleted", targets, remove, kind, has_line=True)
 
 

@@ -14,7 +14,9 @@ def warn_of_unknown_tags(context: Context, tags: Sequence[str]) -> None:
 
     for tag, meant in find_unknown_tags(context.store, context.actor, tags):
         if meant:
-            warning = tr('warning: no client has the tag "{tag}"; did you mean "{meant}"?', tag=tag, meant=meant)
+            warning = tr(
+                'warning: no client has the tag "{tag}"; did you mean "{suggestion}"?', tag=tag, suggestion=meant
+            )
         else:
             warning = tr('warning: no client has the tag "{tag}"', tag=tag)
         context.out.warn(warning)

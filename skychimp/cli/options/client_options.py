@@ -49,7 +49,7 @@ def parse_fields(given: list[str] | None) -> dict[str, str]:
         key, separator, value = text.partition("=")
         if not separator:
             raise InvalidValue(
-                tr("{text} is not KEY=VALUE", text=shortened(text)), tr("use for example --field city=Berlin")
+                tr("{value} is not KEY=VALUE", value=shortened(text)), tr("use for example --field city=Berlin")
             )
         if key in fields:
             raise InvalidValue(tr("the field {key} is given twice", key=shortened(key)), tr("name each field once"))
@@ -86,7 +86,9 @@ def warn_if_suppressed(context: Context, client: "ClientInfo") -> None:
     if client.suppressed is not None:
         found = suppressions.find_covering(context.store, context.actor, client.email)
         for each in found[:1]:
-            context.out.warn(tr("{email} is {why}; it gets no email", email=client.email, why=suppressions.why(each)))
+            context.out.warn(
+                tr("{email} is {state}; it gets no email", email=client.email, state=suppressions.why(each))
+            )
 
 
 def suggest_message(context: Context) -> None:

@@ -52,8 +52,8 @@ def parse_local(text: str, timezone: str, now: datetime) -> datetime:
     if at > now and to_utc(local, timezone) != at:
         raise InvalidValue(
             tr(
-                "{text} is the second {local:%H:%M} of that day in {timezone}; mailings use the first",
-                text=shortened(text),
+                "{value} is the second {local:%H:%M} of that day in {timezone}; mailings use the first",
+                value=shortened(text),
                 local=local,
                 timezone=timezone,
             ),
@@ -69,12 +69,12 @@ def _parse(text: str, timezone: str, now: datetime, *, is_past: bool = False) ->
     try:
         at = _read(text, timezone, now, is_past)
     except (ValueError, OverflowError):
-        raise InvalidValue(tr("invalid time {text}", text=shortened(text)), _HINT) from None
+        raise InvalidValue(tr("invalid time {value}", value=shortened(text)), _HINT) from None
     if not FIRST_YEAR <= at.year <= LAST_YEAR:
         raise InvalidValue(
             tr(
-                "the year of {text} is not between {first_year} and {last_year}",
-                text=shortened(text),
+                "the year of {value} is not between {first_year} and {last_year}",
+                value=shortened(text),
                 first_year=FIRST_YEAR,
                 last_year=LAST_YEAR,
             ),

@@ -123,10 +123,10 @@ class OccurrenceEmails:
         """How many emails failed, in words."""
         emails = count_of(self.tried, "email")
         if not self.lacking_files:
-            return tr("{failed:,} of {emails} failed", failed=self.failed, emails=emails)
+            return tr("{number:,} of {emails} failed", number=self.failed, emails=emails)
         return tr(
-            "{failed:,} of {emails} failed, {lacking_files:,} of them because a file is missing",
-            failed=self.failed,
+            "{number:,} of {emails} failed, {lacking_files:,} of them because a file is missing",
+            number=self.failed,
             emails=emails,
             lacking_files=self.lacking_files,
         )

@@ -138,8 +138,8 @@ def with_fitting_connections(settings: Settings, warn: Callable[[Phrase], None])
         return settings
     warn(
         tr(
-            'using {fitting} of {wanted} connections: at most {limit} files may be open at once (see "ulimit -n")',
-            fitting=fitting,
+            'using {number} of {wanted} connections: at most {limit} files may be open at once (see "ulimit -n")',
+            number=fitting,
             wanted=wanted,
             limit=open_files_limit(),
         )

@@ -55,9 +55,9 @@ def error_for(result: SendResult) -> RelayError | None:
     text = result.reply.text.replace("\n", " ")
     if result.reply.code < 500:
         return RelayUnavailable(
-            tr("the mail server did not accept the email: {text}", text=text), tr("try again later")
+            tr("the mail server did not accept the email: {reply}", reply=text), tr("try again later")
         )
-    return RelayRefused(tr("the mail server refused the email: {text}", text=text))
+    return RelayRefused(tr("the mail server refused the email: {reply}", reply=text))
 
 
 class _SingleEmail:

@@ -17,7 +17,7 @@ from skychimp.delivery.sending.single_email import send_single_email
 from skychimp.errors import SkychimpError
 from skychimp.services.accounts.email_kinds import EmailKind
 from skychimp.store.database import Store
-from skychimp.translation import TEMPLATE_EXTENSION, Phrase, current_language, tr, translate_templates, translated
+from skychimp.translation import Phrase, current_language, tr, translate_templates, translated
 from skychimp.transport.interfaces import OutgoingEmail
 
 SUBJECTS = {
@@ -52,7 +52,7 @@ def send_notice(settings: Settings, store: Store, kind: EmailKind, *, to: str, r
     try:
         send(with_own_sender(settings), store, kind, to=to, role=role)
     except SkychimpError as error:
-        return tr("no email about this change was sent to {to}: {reason}", to=to, reason=error.message)
+        return tr("no email about this change was sent to {email}: {reason}", email=to, reason=error.message)
     return None
 
 
@@ -92,7 +92,6 @@ def _render(kind: EmailKind, to: str, code: str, role: str) -> tuple[str, str]:
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        extensions=[TEMPLATE_EXTENSION],
     )
     translate_templates(templates)
     values = {

@@ -82,7 +82,8 @@ def parse_file_time(text: str) -> datetime:
         at = None
     if at is None or at.year < FIRST_YEAR:
         raise InvalidValue(
-            tr("invalid time of consent {text}", text=shortened(text)), tr("use 2026-12-01 09:00 or 2026-12-01T09:00Z")
+            tr("invalid time of consent {value}", value=shortened(text)),
+            tr("use 2026-12-01 09:00 or 2026-12-01T09:00Z"),
         )
     return at
 

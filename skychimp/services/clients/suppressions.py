@@ -107,7 +107,7 @@ def parse_target(text: str) -> Address:
         email, key = addresses.parse(f"x{text}", addresses.STORED)
     except InvalidValue:
         raise InvalidValue(
-            tr("invalid domain {text}", text=shortened(text)), tr("write a domain as @example.org")
+            tr("invalid domain {value}", value=shortened(text)), tr("write a domain as @example.org")
         ) from None
     return Address(email.removeprefix("x"), key.removeprefix("x"))
 
@@ -206,7 +206,8 @@ def require_not_suppressed(store: Store, actor: Actor, email: str) -> None:
     of_all_mail = [each for each in find_covering(store, actor, email) if each.topic is None]
     if of_all_mail and parse_target(email).key != parse_target(actor.email).key:
         raise Conflict(
-            tr("{email} is {why}", email=email, why=why(of_all_mail[0])), tr("use another address, such as your own")
+            tr("{email} is {state}", email=email, state=why(of_all_mail[0])),
+            tr("use another address, such as your own"),
         )
 
 

@@ -41,5 +41,5 @@ def on_one_line(text: str) -> str:
     """Return a text that is put on a line of a crontab or a unit. Raises InvalidValue if it would end the line."""
     if has_control_character(text):
         hint = tr("use paths without line breaks and control characters")
-        raise InvalidValue(tr("cannot write {text} on one line", text=shortened(text, 200)), hint)
+        raise InvalidValue(tr("cannot write {value} on one line", value=shortened(text, 200)), hint)
     return text

@@ -72,7 +72,7 @@ def parse_size(text: str) -> str:
     percentage = _PERCENTAGE.fullmatch(text.strip())
     if percentage is None or not float(percentage[1]):
         raise InvalidValue(
-            tr("invalid --canary {text}", text=shortened(text)),
+            tr("invalid --canary {value}", value=shortened(text)),
             tr("use a number of clients such as 50, or a percentage such as 1%"),
         )
     return f"{percentage[1]}%"

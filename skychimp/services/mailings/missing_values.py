@@ -46,9 +46,9 @@ def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_co
     assert mailing.id is not None
     if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
         reason = tr(
-            "message {message_id} needs a value of each field for all clients: {in_words}",
+            "message {message_id} needs a value of each field for all clients: {missing}",
             message_id=mailing.message_id,
-            in_words=_in_words(missing),
+            missing=_in_words(missing),
         )
         raise InvalidValue(reason, _hint(missing))
 
@@ -68,19 +68,15 @@ def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent
 
 def added_fields(db: Session, message_id: int, new: VariedContent) -> Added:
     """Return the fields that a message needs with new content, in its layout, and does not need now."""
-    before = _needed_by(_read_now(db, message_id))
+    before = _needed_now(db, message_id)
     return Added(new, {each: set(compose.required_fields(each)) - before for each in new.all})
 
 
 def added_by_layout(db: Session, message_id: int, new: Mapping[str, MessageContent]) -> Added:
     """Return the fields that a message needs with another layout of its content ("") or of variants (their keys)."""
-    now = _read_now(db, message_id)
-    if now is None:  # it cannot be sent now, so that no mailing is active
-        return Added(VariedContent(next(iter(new.values()))), {})
-    before, keys = _needed_by(now), {"": now.fallback} | dict(now.variants)
-    return Added(
-        now, {keys[key]: set(compose.required_fields(content)) - before for key, content in new.items() if key in keys}
-    )
+    written = contents.read_written(db, message_id)
+    changed = tuple((key, new.get(key, content)) for key, content in written.variants)
+    return added_fields(db, message_id, VariedContent(new.get("", written.fallback), written.field, changed))
 
 
 def require_added_values(
@@ -99,23 +95,20 @@ def require_added_values(
             missing = _count_missing(db, owner_id, mailing_id, added, now, require_consent=require_consent)
         if missing:
             reason = tr(
-                "mailing {mailing_id} needs a value of each field for all clients: {in_words}",
+                "mailing {mailing_id} needs a value of each field for all clients: {missing}",
                 mailing_id=mailing_id,
-                in_words=_in_words(missing),
+                missing=_in_words(missing),
             )
             raise InvalidValue(reason, _hint(missing))
 
 
-def _read_now(db: Session, message_id: int) -> VariedContent | None:
-    """Return what a message contains now, None if that cannot be sent any more."""
+def _needed_now(db: Session, message_id: int) -> set[str]:
+    """Return the fields that a message needs, folded. What cannot be sent any more needs nothing."""
+    needed: set[str] = set()
     with suppress(InvalidValue):
-        return contents.read_content(db, message_id)
-    return None
-
-
-def _needed_by(content: VariedContent | None) -> set[str]:
-    """Return the fields that content needs, folded."""
-    return set().union(*map(compose.required_fields, content.all)) if content is not None else set()
+        for each in contents.read_content(db, message_id).all:
+            needed.update(compose.required_fields(each))
+    return needed
 
 
 def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> Mapping[str, int]:

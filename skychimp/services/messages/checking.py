@@ -86,7 +86,7 @@ def check_samples(samples: Samples) -> Iterator[MessageFinding]:
     """Yield what is wrong with a rendered message; pure."""
     yield from _check_sample(samples.full)
     for finding in _check_sample(samples.minimal):
-        yield replace(finding, where=tr("{where}, for a client without values", where=finding.where))
+        yield replace(finding, where=tr("{place}, for a client without values", place=finding.where))
     if samples.full.html is not None:
         yield from texts.check_size(samples.full.html, [each.html or "" for each in samples.largest])
 
@@ -142,7 +142,7 @@ def _all_web_links(rendered: Mapping[str | None, Samples]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for variant, samples in rendered.items():
         for url, where in _web_links(samples.full).items():
-            place = where if variant is None else tr("variant {variant}, {where}", variant=variant, where=where)
+            place = where if variant is None else tr("variant {variant}, {place}", variant=variant, place=where)
             found.setdefault(url, place)
     return found
 

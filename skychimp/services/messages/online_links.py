@@ -22,7 +22,8 @@ from skychimp import __version__
 from skychimp.services.messages.checks.findings import MessageFinding
 from skychimp.services.messages.checks.links import LINK, show_url
 from skychimp.services.operations.findings import OK, PROBLEM, WARNING
-from skychimp.translation import Phrase, tr, verbatim
+from skychimp.translation import Phrase, tr
+from skychimp.transport.smtp_connection import describe_error
 
 TIMEOUT_S = 10.0
 """For each request: connecting, TLS and the headers of the reply together. Bodies are not read."""
@@ -241,10 +242,10 @@ def _finding(url: str, last: str, status: int, where: str) -> MessageFinding:
     return MessageFinding(LINK, PROBLEM, found, tr("correct the link, or remove it"), where)
 
 
-def _redirected(url: str, last: str) -> Phrase:
+def _redirected(url: str, last: str) -> str:
     """Return the beginning of a sentence about the last address that a link leads to."""
     if last == url:
-        return verbatim(show_url(url))
+        return show_url(url)
     return tr("{link} redirects to {last}, which", link=show_url(url), last=show_url(last))
 
 
@@ -256,7 +257,7 @@ def _reason(error: Exception) -> Phrase:
     if isinstance(error, socket.gaierror):
         return tr("its host does not exist")
     if isinstance(error, OSError) and error.strerror:
-        return verbatim(error.strerror.lower())
+        return describe_error(error)
     return tr("its reply is not valid HTTP")
 
 

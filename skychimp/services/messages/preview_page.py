@@ -8,7 +8,7 @@ from email.policy import default
 from typing import cast
 
 from skychimp.text import count_of
-from skychimp.translation import TEMPLATE_EXTENSION, current_language, tr, translate_templates, translated
+from skychimp.translation import current_language, tr, translate_templates, translated
 
 _REMOTE_PICTURE = re.compile(r"<img\b[^>]*\bsrc\s*=\s*[\"']?\s*https?:", re.IGNORECASE)
 _SHOWN_HEADERS = ("From", "To", "Reply-To", "List-Unsubscribe")
@@ -33,7 +33,6 @@ def make_page(email: bytes) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=[TEMPLATE_EXTENSION],
     )
     translate_templates(environment)
     return environment.get_template("preview.html").render(

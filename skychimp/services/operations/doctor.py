@@ -202,7 +202,7 @@ def _file(store: SqliteStore) -> Iterator[Finding]:
         yield Finding(
             STORE,
             PROBLEM,
-            tr("{about}: {damage}", about=about, damage=damage),
+            tr("{store}: {damage}", store=about, damage=damage),
             tr('run "skychimp restore FILE --operator"'),
         )
         return
@@ -210,7 +210,7 @@ def _file(store: SqliteStore) -> Iterator[Finding]:
         yield Finding(
             STORE,
             PROBLEM,
-            tr("{about}: cannot write to {part}", about=about, part=part),
+            tr("{store}: cannot write to {part}", store=about, part=part),
             place.permissions_hint(store.path),
         )
         return
@@ -218,18 +218,18 @@ def _file(store: SqliteStore) -> Iterator[Finding]:
     if fs_type in NETWORK_FILE_SYSTEMS:
         remedy = tr("move the store to a local disk, and set store.url")
         found = tr(
-            "{about}: on a network file system ({fs_type}), where locks are not reliable", about=about, fs_type=fs_type
+            "{store}: on a network file system ({fs_type}), where locks are not reliable", store=about, fs_type=fs_type
         )
         yield Finding(STORE, PROBLEM, found, remedy)
     elif (reason := _why_held(store)) is not None:
-        yield Finding(STORE, PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
+        yield Finding(STORE, PROBLEM, tr("{store}: on hold {reason}", store=about, reason=reason), _RELEASE)
     elif _mode(store.path) & (stat.S_IRWXG | stat.S_IRWXO):
-        yield Finding(STORE, WARNING, tr("{about}: accessible to other users", about=about), _chmod_hint(store.path))
+        yield Finding(STORE, WARNING, tr("{store}: accessible to other users", store=about), _chmod_hint(store.path))
     elif not store.has_safe_wal:
         yield Finding(
             STORE,
             WARNING,
-            tr("{about}: slow journal mode (old SQLite)", about=about),
+            tr("{store}: slow journal mode (old SQLite)", store=about),
             tr('run "pip install pysqlite3"'),
         )
     else:
@@ -289,20 +289,20 @@ def _server(store: PostgresStore) -> Iterator[Finding]:
         yield Finding(
             STORE,
             PROBLEM,
-            tr("{about}: a standby, which only reads", about=about),
+            tr("{store}: a standby, which only reads", store=about),
             tr("use the URL of the primary server"),
         )
     elif (reason := _why_held(store)) is not None:
-        yield Finding(STORE, PROBLEM, tr("{about}: on hold {reason}", about=about, reason=reason), _RELEASE)
+        yield Finding(STORE, PROBLEM, tr("{store}: on hold {reason}", store=about, reason=reason), _RELEASE)
     elif not server.survives_power_loss:
         remedy = tr("set fsync and full_page_writes to on: emails would be lost or sent twice after a crash")
         yield Finding(
-            STORE, PROBLEM, tr("{about}: it does not flush what is committed to the disk", about=about), remedy
+            STORE, PROBLEM, tr("{store}: it does not flush what is committed to the disk", store=about), remedy
         )
     elif not server.has_unicode:
         remedy = tr("create the database with --locale C.UTF-8, and use store copy")
         yield Finding(
-            STORE, WARNING, tr("{about}: its locale knows only ASCII, so a search finds less", about=about), remedy
+            STORE, WARNING, tr("{store}: its locale knows only ASCII, so a search finds less", store=about), remedy
         )
     else:
         yield Finding(STORE, OK, about)
@@ -339,8 +339,8 @@ def _consents(store: Store) -> Finding:
         clients, without = db.scalar(total) or 0, db.scalar(lacking) or 0
     if without:
         found = tr(
-            "{without:,} of {clients} have no recorded consent, and get no email",
-            without=without,
+            "{number:,} of {clients} have no recorded consent, and get no email",
+            number=without,
             clients=count_of(clients, "client"),
         )
         return Finding(CONSENT, WARNING, found, run_hint("help", "consent"))

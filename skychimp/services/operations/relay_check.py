@@ -147,13 +147,13 @@ def _refusal(
         return Finding(
             RELAY,
             WARNING,
-            tr("{relay} does not accept {command} now: {text}", relay=relay, command=command, text=text),
+            tr("{relay} does not accept {command} now: {reply}", relay=relay, command=command, reply=text),
             remedy,
         )
     return Finding(
         RELAY,
         PROBLEM,
-        tr("{relay} refused {command}: {text}", relay=relay, command=command, text=text),
+        tr("{relay} refused {command}: {reply}", relay=relay, command=command, reply=text),
         _remedy(smtp, refusal, offers),
     )
 

@@ -147,7 +147,7 @@ def check_published_key(key: "DkimKey", lookup: Lookup) -> Finding:
     """Check whether the public key that belongs to a key of ours is the one that is published."""
     record, wanted = dkim.key_record(key), dkim.public_key(key)
     records = lookup(record.name, "TXT") or ()
-    remedy = tr('publish this TXT record at {name}: "{text}"', name=record.name, text=record.text)
+    remedy = tr('publish this TXT record at {name}: "{record}"', name=record.name, record=record.text)
     published = _key(records)
     if published is None:
         return Finding(

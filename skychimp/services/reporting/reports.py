@@ -277,7 +277,7 @@ def parse_range(text: str, today: date) -> tuple[date, date]:
         if since.year in _YEARS and until.year in _YEARS:
             return since, until
     raise InvalidValue(
-        tr("invalid range {text!r}", text=text), tr("use 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31")
+        tr("invalid range {value!r}", value=text), tr("use 7d, 2026-01, 2026-01-31 or 2026-01-01..2026-01-31")
     )
 
 

@@ -169,7 +169,7 @@ def write_backup(
         differences = verification.find_differences(draft)
         wrong = [table for table, number in (rows | {"image": images}).items() if written.get(table) != number]
         if wrong:
-            raise StoreFailed(tr("the copy lacks rows of {wrong}", wrong=", ".join(wrong)), tr("try again"))
+            raise StoreFailed(tr("the copy lacks rows of {tables}", tables=", ".join(wrong)), tr("try again"))
         _publish_backup(draft, file, replace=replace)
     return BackupResult(rows, images, missing, differences)
 

@@ -70,7 +70,7 @@ def require_our_schema(path: Path, hint: Phrase = _OTHER_BACKUP) -> None:
     if differences:
         named = joined(", ", differences[:_NAMED])
         if len(differences) > _NAMED:
-            named = tr("{named} and {more} more", named=named, more=len(differences) - _NAMED)
+            named = tr("{differences} and {more} more", differences=named, more=len(differences) - _NAMED)
         raise StoreNotReady(tr("{path} is not a valid store: {differences}", path=path, differences=named), hint)
 
 
@@ -175,7 +175,7 @@ def _damage(store: Any) -> Iterator[Phrase]:
         yield from problems
         return
     for table, row, parent, _ in store.execute("PRAGMA foreign_key_check"):
-        yield tr("row {row} of {table} refers to a missing {parent}", row=row, table=table, parent=parent)
+        yield tr("row {row} of {table} refers to a missing {other_table}", row=row, table=table, other_table=parent)
 
 
 def _is_invalid(column: Column[Any]) -> str:

@@ -96,8 +96,8 @@ class Results(NamedTuple):
             return None
         emails = count_of(self.tried, "canary email")
         if not self.came_back:
-            return tr("{bad:,} of {emails} failed", bad=bad, emails=emails)
-        return tr("{bad:,} of {emails} failed, came back or were marked as spam", bad=bad, emails=emails)
+            return tr("{number:,} of {emails} failed", number=bad, emails=emails)
+        return tr("{number:,} of {emails} failed, came back or were marked as spam", number=bad, emails=emails)
 
 
 NOT_COUNTED: Mapping[int, Results] = {}

@@ -179,7 +179,7 @@ class _Nesting:
             return None
         if not self._open:
             return tr("</{tag}> closes nothing", tag=name)
-        return tr("</{tag}> comes before the end of <{opened}>", tag=name, opened=self._top)
+        return tr("</{tag}> comes before the end of <{open_tag}>", tag=name, open_tag=self._top)
 
 
 def _tag_name(tag: str) -> str:

@@ -92,7 +92,7 @@ def parse_choice(mapped: Sequence[str], ignored: Sequence[str], known: Sequence[
     for text in mapped:
         heading, separator, name = (part.strip() for part in text.rpartition("="))
         if not separator or not heading:
-            raise InvalidValue(tr('"{text}" is not COLUMN=FIELD', text=text), tr("use for example --map Mail=email"))
+            raise InvalidValue(tr('"{value}" is not COLUMN=FIELD', value=text), tr("use for example --map Mail=email"))
         if known is ALL_FIELDS and field_columns.is_field(name):
             name = field_columns.check_target(name)
         elif name not in known:

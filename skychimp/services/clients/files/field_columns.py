@@ -11,7 +11,7 @@ from skychimp.errors import InvalidValue
 from skychimp.fields import Field, TypeFinder, checked_name, fitted_name, text_of_json, type_of_json
 from skychimp.models import FieldType
 from skychimp.text import folded
-from skychimp.translation import Phrase, joined, tr, verbatim
+from skychimp.translation import Phrase, joined, tr
 
 PREFIX = "fields."
 MAX_NAMES = 1_000
@@ -101,7 +101,7 @@ def typed_name(field: Field, *, is_evident: bool) -> str:
 def read_names(found: FoundFields) -> Sequence[Phrase]:
     """Return what to tell the user about the columns that become fields."""
     names = [
-        verbatim(field.name)
+        field.name
         if name in (field.name, f"{PREFIX}{field.name}")
         else tr('{field} (from "{column}")', field=field.name, column=name)
         for name, field in found.fields.items()

@@ -14,7 +14,7 @@ from skychimp.services.clients.suppressions import COMPLAINT, UNSUBSCRIBED
 from skychimp.shell import quoted
 from skychimp.store.clients.suppressions import BOUNCE
 from skychimp.text import with_and
-from skychimp.translation import Phrase, tr, trn, verbatim
+from skychimp.translation import Phrase, tr, trn
 
 UNCONFIRMED, NOT_SUBSCRIBED = "unconfirmed", "not subscribed"
 
@@ -181,7 +181,7 @@ def explain(columns: Sequence[OptOutColumn]) -> Sequence[Phrase]:
     """Return what to tell the user about the columns that mark who has opted out."""
     if not columns:
         return []
-    names = with_and(verbatim(f'"{column.heading}"') for column in columns)
+    names = with_and(f'"{column.heading}"' for column in columns)
     mark = trn(
         "column {names} marks who has opted out", "columns {names} mark who has opted out", len(columns), names=names
     )

@@ -14,7 +14,7 @@ from skychimp.errors import InvalidValue
 from skychimp.services.clients.files import character_sets
 from skychimp.services.clients.files.character_sets import Reading
 from skychimp.text import did_you_mean, with_or
-from skychimp.translation import tr, verbatim
+from skychimp.translation import tr
 
 UTF8, UTF8_ERRORS, NEWLINE = "utf-8-sig", "surrogateescape", ""
 """How a file in UTF-8 is opened: bytes that are not valid become lone surrogates, so that only their row is refused."""
@@ -203,7 +203,7 @@ def _judge(lines: bytes) -> str:
         raise InvalidValue(tr("it is not UTF-8, and its encoding was not recognised"), _HINT)
     if len(readings) == 1 and readings[0].encoding in judged:
         return readings[0].encoding
-    names = with_or(verbatim(reading.encoding) for reading in readings)
+    names = with_or(reading.encoding for reading in readings)
     samples = ", ".join(f'{encoding}: "{line}"' for encoding, line in _differing_lines(readings))
     raise InvalidValue(
         tr("its encoding could be {names}", names=names),

@@ -79,7 +79,7 @@ def check_parts_agree(text: ShownPart, html: ShownPart) -> Iterator[MessageFindi
             yield MessageFinding(PARTS, WARNING, found, tr("add it to the {part} part", part=other_part), other_part)
         words, other_words = _words(page.text), _words(other.text)
         if len(words) >= MIN_WORDS and len(words & other_words) < len(words) / 2:
-            found = tr("the {part} part lacks most words of the {other} part", part=other_part, other=part)
+            found = tr("the {part} part lacks most words of the {other_part} part", part=other_part, other_part=part)
             yield MessageFinding(PARTS, WARNING, found, tr("write the same in both parts"), other_part)
 
 

@@ -230,7 +230,7 @@ class _Parser:
         fields = {field.name: FIELD_PREFIX + field.name for field in self._known.fields.values()}
         close = close_matches(name, fields, most=1) or close_matches(name, COLUMNS, most=1)
         if close:
-            hint = tr("did you mean {close}?", close=fields.get(close[0], close[0]))
+            hint = tr("did you mean {words}?", words=fields.get(close[0], close[0]))
         else:
             hint = tr("choose one of: {choices}", choices=", ".join([*COLUMNS, *fields.values()][:20]))
         return self._error(problem, hint, token)
