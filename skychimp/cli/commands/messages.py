@@ -410,9 +410,7 @@ def test(
         context.out.record(results[0])
     if mail.transport != "smtp":
         context.out.note(tr("nothing has left this machine"))
-        context.out.note(
-            tr("hint: {hint}", hint=how_to_leave_the_outbox(context))
-        )
+        context.out.note(tr("hint: {hint}", hint=how_to_leave_the_outbox(context)))
     context.out.next("mailings", "create", "--help")
 
 

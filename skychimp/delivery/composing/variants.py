@@ -87,6 +87,20 @@ class VariedContent(NamedTuple):
         """Return what a client with these fields gets."""
         return choose(dict(self.variants), value_of(fields, self.field), self.fallback)
 
+    def replaced(self, contents: Mapping[str, MessageContent]) -> "VariedContent":
+        """Return it with other contents, by their keys. That of the content for all is ""."""
+        made = tuple((key, contents.get(key, content)) for key, content in self.variants)
+        return self._replace(fallback=contents.get("", self.fallback), variants=made)
+
+    def without(self, key: str) -> "VariedContent":
+        """Return it without a variant."""
+        return self._replace(variants=tuple(each for each in self.variants if each[0] != key))
+
+    def with_variant(self, key: str, content: MessageContent, field: str) -> "VariedContent":
+        """Return it with a variant, in place of one with this key."""
+        made = (*self.without(key).variants, (key, content))
+        return self._replace(field=field, variants=tuple(sorted(made)))
+
 
 @lru_cache(maxsize=1024, typed=True)  # typed, as 1 and true are two values
 def keys_for(value: FieldValue) -> tuple[str, ...]:

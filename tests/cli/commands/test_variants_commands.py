@@ -98,3 +98,17 @@ def test_help_has_the_commands(home: Home) -> None:
     shown = home.call("messages", "variants", "--help").out
     assert all(name in shown for name in ("set", "list", "delete"))
     assert home.call("help", "schemas", "messages", "variants", "set", "--json").json["type"] == "object"
+
+
+def test_one_variant_that_is_named_twice_is_deleted_once(home: Home) -> None:
+    home.call("messages", "create", *NEWS, "--variant-by", "lang")
+    for value in ("ru", "de"):
+        home.call("messages", "variants", "set", "1", value, "--subject", "s", "--body", "b")
+    delete = ("messages", "variants", "delete", "1", "ru", "RU", "ru", "--yes", "--json")
+    refused = home.call(*delete, "fr", "es")
+    assert (refused.status, refused.error["message"]) == (
+        4, 'message 1 has no variant "fr", message 1 has no variant "es"',
+    )  # fmt: skip
+    deleted = home.call(*delete)
+    assert (deleted.status, deleted.json["value"], deleted.err) == (0, "ru", "")
+    assert [each["value"] for each in home.call("messages", "variants", "list", "1", "--json").json] == ["de"]
