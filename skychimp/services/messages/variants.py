@@ -11,7 +11,7 @@ from skychimp.delivery.attachments import listing
 from skychimp.delivery.composing import variants
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue, NotFound
-from skychimp.fields import find_field
+from skychimp.fields import find_field, format_value, parse_value
 from skychimp.models import Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
@@ -109,14 +109,10 @@ def set_variant(
     setting of that name. Raises NotFound, and InvalidValue also if no field of the message chooses its variants, or if
     clients who get an active mailing with the message lack a field that they did not need before.
     """
-    value = _checked_value(value)
     while True:
         message = messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
-        if message.variant_by is None:
-            hint = run_hint("messages", "update", message_id, "--variant-by", "lang")
-            raise InvalidValue(
-                tr("message {message_id} has no field that chooses its variants", message_id=message_id), hint
-            )
+        with store.read() as db:
+            value = _checked_value(db, actor, message, value)
         written = _write(store, actor, message, value, changes)
         with store.write() as db:
             if messages.get_message(db, actor, message_id, Action.CHANGE_MESSAGES) == message:
@@ -169,10 +165,14 @@ def count(store: Store, message: MessageInfo) -> VariantCounts | None:
 
 
 def find_draft(store: Store, actor: Actor, message_id: int, value: str) -> MessageContent:
-    """Return what a variant says now, or the body and the format of its message if it is new. Raises NotFound."""
+    """Return what a variant says now, or the body and the format of its message if it is new.
+
+    Raises NotFound, and InvalidValue if there can be no such variant.
+    """
     message = messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
     with store.read() as db:
-        row = next((row for row in _rows(db, message_id) if row.key == folded(value.strip())), None)
+        key = folded(_checked_value(db, actor, message, value))
+        row = next((row for row in _rows(db, message_id) if row.key == key), None)
     return MessageContent("", "", message.format) if row is None else variants.content_of(row)
 
 
@@ -332,12 +332,19 @@ def _require_limits(db: Session, message_id: int) -> None:
         )
 
 
-def _checked_value(value: str) -> str:
-    """Return a value in NFC. Raises InvalidValue if no field could have it."""
+def _checked_value(db: Session, actor: Actor, message: MessageInfo, value: str) -> str:
+    """Return a value in NFC, as a client's is printed. Raises InvalidValue if the field could not have it."""
+    if message.variant_by is None:
+        hint = run_hint("messages", "update", message.id, "--variant-by", "lang")
+        raise InvalidValue(
+            tr("message {message_id} has no field that chooses its variants", message_id=message.id), hint
+        )
     value = one_line(nfc(value.strip()), "value", MAX_VALUE_LENGTH)
     if not value:
         raise InvalidValue(tr("the value is empty"), tr("clients without a value get the message itself"))
-    return value
+    field = find_field(message.variant_by, known_fields(db, actor.user_id))
+    parsed = None if field is None else parse_value(value, field.type, field.name)
+    return value if parsed is None else format_value(parsed)
 
 
 def _rows(db: Session, message_id: int) -> Sequence[Row[Any]]:

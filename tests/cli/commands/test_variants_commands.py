@@ -67,12 +67,17 @@ def test_wrong_use_of_variants_is_refused(home: Home) -> None:
         (["list", "7"], 4, 'error: message 7 not found\nhint: run "skychimp messages list"\n'),
         (["delete", "1", "ru", "--yes"], 4, 'error: message 1 has no variant "ru"\n'
          'hint: run "skychimp messages variants list 1"\n'),
-        (["set", "1", "ru", "--subject", "s"], 2, "error: the message has no body\n"
-         "hint: use --body, --body-file or --html-file\n"),
+        (["set", "1", "ru"], 2, "error: message 1 has no field that chooses its variants\n"
+         'hint: run "skychimp messages update 1 --variant-by lang"\n'),
         (["lst"], 2, 'error: unknown command "lst"\nhint: did you mean list?\n'),
     ]:  # fmt: skip
         done = home.call("messages", "variants", *arguments)
         assert (done.status, done.err) == (status, error)
+    home.call("messages", "update", "1", "--variant-by", "lang")
+    without_body = home.call("messages", "variants", "set", "1", "ru", "--subject", "s")
+    assert (without_body.status, without_body.err) == (
+        2, "error: the message has no body\nhint: use --body, --body-file or --html-file\n",
+    )  # fmt: skip
     both = home.call("messages", "update", "1", "--variant-by", "lang", "--no-variant-by")
     assert (both.status, "cannot be combined" in both.err) == (2, True)
 
