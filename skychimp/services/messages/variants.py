@@ -339,7 +339,7 @@ def _checked_value(db: Session, actor: Actor, message: MessageInfo, value: str) 
         raise InvalidValue(
             tr("message {message_id} has no field that chooses its variants", message_id=message.id), hint
         )
-    value = one_line(nfc(value.strip()), "value", MAX_VALUE_LENGTH)
+    value = one_line(nfc(value.strip()), tr("value"), MAX_VALUE_LENGTH)
     if not value:
         raise InvalidValue(tr("the value is empty"), tr("clients without a value get the message itself"))
     field = find_field(message.variant_by, known_fields(db, actor.user_id))

@@ -117,3 +117,19 @@ def test_one_variant_that_is_named_twice_is_deleted_once(home: Home) -> None:
     deleted = home.call(*delete)
     assert (deleted.status, deleted.json["value"], deleted.err) == (0, "ru", "")
     assert [each["value"] for each in home.call("messages", "variants", "list", "1", "--json").json] == ["de"]
+
+
+def test_preview_names_the_layout_of_the_variant(home: Home) -> None:
+    home.call("clients", "create", "--email", "ann@example.org", "--field", "lang=ru")
+    home.call("messages", "create", *NEWS, "--variant-by", "lang")
+    home.call("messages", "variants", "set", "1", "ru", "--subject", "s", "--body", "*b*", "--layout", "none")
+    for options in ([], ["--client", "ann@example.org"], ["--variant", "RU"]):
+        shown = home.call("messages", "preview", "1", *options, width=80)
+        assert ("the HTML part has the layout default" in shown.err) == (not options)
+        assert ("<p><em>b</em></p>" in shown.out) == bool(options)
+
+
+def test_refused_value_is_named_in_russian(home: Home) -> None:
+    home.call("messages", "create", *NEWS, "--variant-by", "lang")
+    refused = home.call("--lang", "ru", "messages", "variants", "set", "1", "a\tb")
+    assert refused.err.startswith("ошибка: значение 'a\\tb': недопустимо")
