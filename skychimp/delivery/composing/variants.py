@@ -29,6 +29,8 @@ T = TypeVar("T")
 NOTHING = ""
 """What the store keeps for content without variants."""
 
+_LONGEST_TAG = 100
+"""Characters of a language tag. A client's value can be longer, and has as many keys as parts."""
 _LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{1,8})+")
 
 
@@ -109,7 +111,7 @@ def keys_for(value: FieldValue) -> tuple[str, ...]:
     Case does not matter. A language such as `zh-Hant-TW` is also `zh-Hant` and `zh` (RFC 4647, section 3.4).
     """
     keys = [folded(format_value(value))]
-    if _LANGUAGE_TAG.fullmatch(keys[0]):
+    if len(keys[0]) <= _LONGEST_TAG and _LANGUAGE_TAG.fullmatch(keys[0]):
         while (end := max(keys[-1].rfind("-"), keys[-1].rfind("_"))) > 0:
             keys.append(keys[-1][:end])
     return tuple(keys)

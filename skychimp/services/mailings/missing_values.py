@@ -60,8 +60,9 @@ def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent
     None if they lack nothing, or nothing can be sent. `require_consent` is the setting of that name. Raises NotFound.
     """
     with store.read() as db:
-        get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
         missing: Mapping[str, int] = {}
+        if get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS).next_at is None:
+            return None  # what waits keeps the content and the values that it has
         with suppress(InvalidValue):
             missing = _find_missing(db, mailing_id, store.now(), require_consent=require_consent)
     return _in_words(missing) if missing else None

@@ -273,3 +273,14 @@ def test_new_recipients_are_those_after_all_changes(store: Store, ada: Actor) ->
     assert mailings.change(store, ada, 1, audience=Audience(tags=["eve"])).tags == ["eve"]
     with pytest.raises(InvalidValue, match="1 client has no city"):
         mailings.change(store, ada, 1, audience=Audience(tags=["eve", "ann"]), no_topic=True)
+
+
+@pytest.mark.usefixtures("people")
+def test_mailing_without_a_next_time_is_enabled_without_a_warning(store: Store, ada: Actor, home: Home) -> None:
+    message = write(store, ada, "Hello")
+    create(store, ada, message)
+    assert home.call("run").status == 0
+    assert home.call("mailings", "disable", "1").status == 0
+    messages.change(store, ada, message, body="{{ client.fields.city }}")
+
+    assert "warning" not in home.call("mailings", "enable", "1").err
