@@ -27,7 +27,7 @@ from skychimp.store.database import Store
 
 DAY = timedelta(days=1)
 NO_OPTIONS = ListOptions()
-BY_NAME = ("tag", "field", "suppression")
+BY_NAME = ("tag", "field", "variant_by", "suppression")
 """Kinds that have no ids."""
 SESSION_STATES: dict[str, Callable[[datetime], Any]] = {
     "valid": lambda now: update(User).values(name="Eve"),
@@ -70,7 +70,7 @@ def listed(store: Store, actor: Actor, kind: str) -> Iterator[str]:
     if kind == "tag":
         yield from {tag for client in clients.list_clients(store, actor, NO_OPTIONS) for tag in client.tags}
         return
-    if kind == "field":
+    if kind in ("field", "variant_by"):
         yield from (each.name for each in fields.list_fields(store, actor))
         return
     if kind == "suppression":
