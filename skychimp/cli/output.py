@@ -340,15 +340,25 @@ def _why_nothing_is_shown(
 
 
 def _wrapped(text: str, width: int, indent: int) -> str:
-    """Return a text of one line in lines that fit into a width after an indent. A word is never broken."""
-    import textwrap
+    """Return a text of one line in lines that fit into a width after an indent. A word is never broken.
+
+    Widths are in columns of the terminal: a Chinese character has two.
+    """
+    from rich.cells import cell_len
 
     if "\n" in text:
         return text
-    lines = textwrap.wrap(
-        text, max(width - indent, 1), replace_whitespace=False, break_long_words=False, break_on_hyphens=False
-    )
-    return ("\n" + " " * indent).join(lines)
+    lines: list[list[str]] = []
+    used = width
+    for word in text.split(" "):
+        needed = cell_len(word)
+        if lines and used + 1 + needed <= width:
+            lines[-1].append(word)
+            used += 1 + needed
+        else:
+            lines.append([word])
+            used = indent + needed
+    return ("\n" + " " * indent).join(map(" ".join, lines))
 
 
 def _half_block(upper: Color | None, lower: Color | None) -> "Segment":

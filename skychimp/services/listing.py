@@ -21,7 +21,7 @@ MAX_INTEGER = 2**63 - 1
 
 class _HasId(Protocol):
     @property
-    def id(self) -> int | None: ...
+    def id(self) -> object: ...
 
 
 Name = TypeVar("Name")
@@ -89,7 +89,7 @@ def find_all(names: Iterable[Name], find: Callable[[Name], Row]) -> list[Row]:
 
     All names are tried. If some are unknown, raises a NotFound that has all of them. Raises what `find` raises, too.
     """
-    found: dict[int | None, Row] = {}
+    found: dict[object, Row] = {}
     unknown: list[NotFound] = []
     for name in dict.fromkeys(names):
         try:

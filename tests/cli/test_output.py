@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from skychimp.cli.display.tables import CHUNK, COLUMN_WIDTH, GUTTER, ColumnSize, fit
 from skychimp.cli.display.values import escape
@@ -308,6 +309,16 @@ def test_long_value_continues_below_itself_and_no_word_is_broken(monkeypatch: py
     lines = re.sub(r"\x1b\[\d*m", "", shown).splitlines()
     six_words = " ".join(["refused"] * 6)
     assert lines == ["id      1", f"reason  {six_words}", f"        {six_words}", f"        {path}"]
+
+
+@pytest.mark.parametrize("value", ["漢字 " * 30, "one  two " * 12, " " * 100, "x"])
+def test_line_of_a_long_value_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Chinese characters are two columns wide. Spaces between words are kept."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = on_terminal(lambda: Output().record({"name": value}))
+    lines = re.sub(r"\x1b\[\d*m", "", shown).removesuffix("\n").split("\n")
+    assert max(map(cell_len, lines)) <= 60
+    assert " ".join(line[6:] for line in lines) == value
 
 
 def test_one_record_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def preview(
 ) -> None:
     """Show a message as a client would read it. "mailings preview" shows when a mailing is sent."""
     from skychimp.delivery.composing import extras, settings_extras
-    from skychimp.services.messages import messages, rendering
+    from skychimp.services.messages import rendering
 
     context = get_context(ctx, json)
     sample = settings_extras.make_sample(context.settings)
@@ -325,7 +325,9 @@ def preview(
     context.out.text(f"To: {rendered.to}\nSubject: {rendered.subject}\n\n{rendered.text}")
     if client is None and context.out.on_terminal:
         context.out.note(tr("this is for a sample client; use --client to choose one of yours"))
-    layout = messages.show(context.store, context.actor, message).layout if context.out.on_terminal else None
+    layout = None
+    if context.out.on_terminal:
+        layout = rendering.find_layout(context.store, context.actor, message, client, variant=variant)
     if rendered.html is not None and layout not in (None, "none"):
         context.out.note(tr("the HTML part has the layout {layout}; --open shows it", layout=layout))
     elif rendered.html is not None:

@@ -77,6 +77,7 @@ def set_(
     from skychimp.services.messages.variants import VariantChanges
 
     context = get_context(ctx, json)
+    consent = context.settings.delivery.require_consent
     text, html = read_parts(body, body_file, html_file)
     new_format = chosen_format(markdown=markdown, html=html_file is not None, plain=plain)
     attached = read_attachments(context, attach, text_file=html_file or body_file, removes_all=no_attachments)
@@ -84,7 +85,7 @@ def set_(
     def save(text: str | None) -> "VariantInfo":
         changes = VariantChanges(subject, text, new_format, html, layout, preheader, attached)
         with named_in_errors(html_file):
-            return variants.set_variant(context.store, context.actor, message, value, changes)
+            return variants.set_variant(context.store, context.actor, message, value, changes, require_consent=consent)
 
     draft = variants.find_draft(context.store, context.actor, message, value)
     is_given = attached.is_given or any(each is not None for each in (subject, new_format, layout, preheader))
@@ -132,14 +133,20 @@ def delete(
 ) -> None:
     """Delete variants of a message. Their clients get the message itself then."""
     from skychimp.permissions import Action
+    from skychimp.services.listing import find_all
     from skychimp.services.messages import variants
 
     context = get_context(ctx, json)
+    consent = context.settings.delivery.require_consent
+    found = find_all(
+        value,
+        lambda each: variants.show(context.store, context.actor, message, each, action=Action.CHANGE_MESSAGES),
+    )
     delete_all(
         context,
         "variant",
-        [variants.show(context.store, context.actor, message, each, action=Action.CHANGE_MESSAGES) for each in value],
-        lambda target: variants.remove(context.store, context.actor, message, target.value),
+        found,
+        lambda target: variants.remove(context.store, context.actor, message, target.value, require_consent=consent),
         Kind(_describe, partial(_show, context), COLUMNS),
         yes=yes,
     )

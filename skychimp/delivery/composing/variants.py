@@ -29,6 +29,8 @@ T = TypeVar("T")
 NOTHING = ""
 """What the store keeps for content without variants."""
 
+_LONGEST_TAG = 100
+"""Characters of a language tag. A client's value can be longer, and has as many keys as parts."""
 _LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{1,8})+")
 
 
@@ -87,6 +89,20 @@ class VariedContent(NamedTuple):
         """Return what a client with these fields gets."""
         return choose(dict(self.variants), value_of(fields, self.field), self.fallback)
 
+    def replaced(self, contents: Mapping[str, MessageContent]) -> "VariedContent":
+        """Return it with other contents, by their keys. That of the content for all is ""."""
+        made = tuple((key, contents.get(key, content)) for key, content in self.variants)
+        return self._replace(fallback=contents.get("", self.fallback), variants=made)
+
+    def without(self, key: str) -> "VariedContent":
+        """Return it without a variant."""
+        return self._replace(variants=tuple(each for each in self.variants if each[0] != key))
+
+    def with_variant(self, key: str, content: MessageContent, field: str) -> "VariedContent":
+        """Return it with a variant, in place of one with this key."""
+        made = (*self.without(key).variants, (key, content))
+        return self._replace(field=field, variants=tuple(sorted(made)))
+
 
 @lru_cache(maxsize=1024, typed=True)  # typed, as 1 and true are two values
 def keys_for(value: FieldValue) -> tuple[str, ...]:
@@ -95,7 +111,7 @@ def keys_for(value: FieldValue) -> tuple[str, ...]:
     Case does not matter. A language such as `zh-Hant-TW` is also `zh-Hant` and `zh` (RFC 4647, section 3.4).
     """
     keys = [folded(format_value(value))]
-    if _LANGUAGE_TAG.fullmatch(keys[0]):
+    if len(keys[0]) <= _LONGEST_TAG and _LANGUAGE_TAG.fullmatch(keys[0]):
         while (end := max(keys[-1].rfind("-"), keys[-1].rfind("_"))) > 0:
             keys.append(keys[-1][:end])
     return tuple(keys)

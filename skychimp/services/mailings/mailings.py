@@ -276,9 +276,6 @@ def change(
             mailing.transactional = transactional
         if audience is not None:
             set_audience(db, actor, mailing, audience, now, keeps_rest=True)
-        if message_id is not None or audience is not None:
-            db.flush()
-            require_values(db, mailing, now, require_consent=require_consent)
         if name is not None:
             mailing.name = _checked_name(db, actor, name, mailing_id)
         if no_topic:
@@ -287,6 +284,9 @@ def change(
             mailing.topic = topics.spell(db.connection(), actor.user_id, new_topic)
             db.flush()
             topics.cancel_suppressed(db.connection(), actor.user_id, mailing.topic)
+        if message_id is not None or audience is not None or no_except:
+            db.flush()
+            require_values(db, mailing, now, require_consent=require_consent)
     sweeping.sweep_in_batches(store, now)  # an end in the past expires what is still queued
     with store.read() as db:
         changed = get_mailing(db, actor, mailing_id)

@@ -1,7 +1,7 @@
 """Refuse a message for which some clients lack a value of a custom field."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +12,7 @@ from skychimp.delivery.composing import compose
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.delivery.composing.variants import VariedContent
 from skychimp.errors import InvalidValue
+from skychimp.fields import FieldValue
 from skychimp.models import tables
 from skychimp.permissions import Action, Actor
 from skychimp.services.mailings.queries import get_mailing
@@ -31,11 +32,11 @@ _C = tables.client
 _M = tables.mailing
 
 
-class Added(NamedTuple):
-    """The fields that a message needs and did not need before, folded, by the contents for which it needs them."""
+class Change(NamedTuple):
+    """What the emails of a message contain before a change and after it, None if they cannot be sent."""
 
-    content: VariedContent
-    fields: Mapping[MessageContent, Collection[str]]
+    before: VariedContent | None
+    after: VariedContent | None
 
 
 def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_consent: bool) -> None:
@@ -46,9 +47,9 @@ def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_co
     assert mailing.id is not None
     if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
         reason = tr(
-            "message {message_id} needs a value of each field for all clients: {missing}",
+            "message {message_id} needs a value of each field for all clients: {in_words}",
             message_id=mailing.message_id,
-            missing=_in_words(missing),
+            in_words=_in_words(missing),
         )
         raise InvalidValue(reason, _hint(missing))
 
@@ -59,56 +60,41 @@ def find_missing(store: Store, actor: Actor, mailing_id: int, *, require_consent
     None if they lack nothing, or nothing can be sent. `require_consent` is the setting of that name. Raises NotFound.
     """
     with store.read() as db:
-        get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS)
         missing: Mapping[str, int] = {}
+        if get_mailing(db, actor, mailing_id, Action.DISABLE_MAILINGS).next_at is None:
+            return None  # what waits keeps the content and the values that it has
         with suppress(InvalidValue):
             missing = _find_missing(db, mailing_id, store.now(), require_consent=require_consent)
     return _in_words(missing) if missing else None
 
 
-def added_fields(db: Session, message_id: int, new: VariedContent) -> Added:
-    """Return the fields that a message needs with new content, in its layout, and does not need now."""
-    before = _needed_now(db, message_id)
-    return Added(new, {each: set(compose.required_fields(each)) - before for each in new.all})
-
-
-def added_by_layout(db: Session, message_id: int, new: Mapping[str, MessageContent]) -> Added:
-    """Return the fields that a message needs with another layout of its content ("") or of variants (their keys)."""
-    written = contents.read_written(db, message_id)
-    changed = tuple((key, new.get(key, content)) for key, content in written.variants)
-    return added_fields(db, message_id, VariedContent(new.get("", written.fallback), written.field, changed))
+def content_now(db: Session, message_id: int) -> VariedContent | None:
+    """Return what the emails of a message contain, None if it cannot be sent any more."""
+    with suppress(InvalidValue):
+        return contents.read_content(db, message_id)
+    return None
 
 
 def require_added_values(
-    db: Session, owner_id: int, message_id: int, added: Added, now: datetime, *, require_consent: bool
+    db: Session, owner_id: int, message_id: int, change: Change, now: datetime, *, require_consent: bool
 ) -> None:
-    """Raise InvalidValue if a client has none of these fields and gets an active mailing with a message.
+    """Raise InvalidValue if a client gets an active mailing with a message, and lacks a field due to a change of it.
 
-    `require_consent` is the setting of that name. A mailing whose audience cannot be read has no clients now.
+    What a client lacked before is no reason. `require_consent` is the setting of that name. A mailing whose audience
+    cannot be read has no clients now.
     """
-    if not any(added.fields.values()):
-        return
     active = select(_M.c.id).where(_M.c.message_id == message_id, is_active(now)).order_by(_M.c.id)
     for mailing_id in db.scalars(active).all():
         missing: Mapping[str, int] = {}
         with suppress(InvalidValue):
-            missing = _count_missing(db, owner_id, mailing_id, added, now, require_consent=require_consent)
+            missing = _count_missing(db, owner_id, mailing_id, change, now, require_consent=require_consent)
         if missing:
             reason = tr(
-                "mailing {mailing_id} needs a value of each field for all clients: {missing}",
+                "mailing {mailing_id} needs a value of each field for all clients: {in_words}",
                 mailing_id=mailing_id,
-                missing=_in_words(missing),
+                in_words=_in_words(missing),
             )
             raise InvalidValue(reason, _hint(missing))
-
-
-def _needed_now(db: Session, message_id: int) -> set[str]:
-    """Return the fields that a message needs, folded. What cannot be sent any more needs nothing."""
-    needed: set[str] = set()
-    with suppress(InvalidValue):
-        for each in contents.read_content(db, message_id).all:
-            needed.update(compose.required_fields(each))
-    return needed
 
 
 def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consent: bool) -> Mapping[str, int]:
@@ -117,30 +103,44 @@ def _find_missing(db: Session, mailing_id: int, now: datetime, *, require_consen
     Raises InvalidValue if the message or the audience cannot be read.
     """
     message_id, owner_id = db.execute(select(_M.c.message_id, _M.c.owner_id).where(_M.c.id == mailing_id)).one()
-    content = contents.read_content(db, message_id)
-    needed = Added(content, {each: compose.required_fields(each) for each in content.all})
-    if not any(needed.fields.values()):
-        return {}
-    return _count_missing(db, owner_id, mailing_id, needed, now, require_consent=require_consent)
+    change = Change(None, contents.read_content(db, message_id))
+    return _count_missing(db, owner_id, mailing_id, change, now, require_consent=require_consent)
 
 
 def _count_missing(
-    db: Session, owner_id: int, mailing_id: int, needed: Added, now: datetime, *, require_consent: bool
+    db: Session, owner_id: int, mailing_id: int, change: Change, now: datetime, *, require_consent: bool
 ) -> Mapping[str, int]:
-    """Return how many clients who get a mailing have no value, by the names of the fields. Raises InvalidValue."""
+    """Return how many clients who get a mailing lack a value due to a change, by the names of the fields.
+
+    Raises InvalidValue.
+    """
     connection = db.connection()
-    names = store_fields.names_of(connection, owner_id, set().union(*needed.fields.values()))
+    needs, needed_before = _needs(change.after), _needs(change.before)
+    added = frozenset().union(*needs.values()) - frozenset.intersection(*needed_before.values())
+    names = store_fields.names_of(connection, owner_id, added)
     if not names:
         return {}
-    by = "".join(store_fields.names_of(connection, owner_id, [needed.content.field]))
+    choosing = [content.field for content in change if content is not None]
+    by = store_fields.names_of(connection, owner_id, choosing)
     chosen = audience.selection(connection, mailing_id, now, require_consent=require_consent)
     in_audience = audience.client_ids(chosen).subquery()
     recipients = select(_C.c.id).where(_C.c.id.in_(select(in_audience.c.id)), audience.can_receive(chosen))
     missing: Counter[str] = Counter()
     for fields, lacking in store_fields.count_missing(connection, recipients, names, by=by):
-        of_client = needed.fields.get(needed.content.content_for(fields), ())
+        of_client = needs[_content_for(change.after, fields)] - needed_before[_content_for(change.before, fields)]
         missing.update({name: number for name, number in lacking.items() if folded(name) in of_client})
     return missing
+
+
+def _needs(content: VariedContent | None) -> Mapping[MessageContent | None, frozenset[str]]:
+    """Return the folded names of the fields that each content needs. Nothing needs none."""
+    if content is None:
+        return {None: frozenset()}
+    return {each: frozenset(compose.required_fields(each)) for each in content.all}
+
+
+def _content_for(content: VariedContent | None, fields: Mapping[str, FieldValue]) -> MessageContent | None:
+    return None if content is None else content.content_for(fields)
 
 
 def _in_words(missing: Mapping[str, int]) -> Phrase:

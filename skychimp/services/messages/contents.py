@@ -65,14 +65,6 @@ def read_content(
     return variants.finish_rows(row, rows, row.variant_by or "", language, posts if row.digest else None)
 
 
-def read_written(db: Session, message_id: int) -> VariedContent:
-    """Return the content of a message and of its variants as they were written, without their layouts."""
-    row = db.execute(select(_MSG).where(_MSG.c.id == message_id)).one()
-    rows = read_variants(db.connection(), message_id, row.variant_by)
-    made = [variants.Variant(each.key, variants.content_of(each), None) for each in rows]
-    return variants.finish(variants.content_of(row), None, made, row.variant_by or "")
-
-
 def known_fields(db: Session, owner_id: int) -> Collection[Field]:
     """Return the custom fields that a user's clients can have."""
     return store_fields.known_fields(db.connection(), owner_id).values()

@@ -138,19 +138,19 @@ def change(
     from skychimp.models import Layout as LayoutRow
 
     old = show(store, actor, name, action=Action.CHANGE_MESSAGES)
-    added: Mapping[int, missing_values.Added] = {}
+    changes: Mapping[int, missing_values.Change] = {}
     if html is not None:
         _check(store, actor, html)
-        added = _check_messages(store, actor, old.id, html)
+        changes = _check_messages(store, actor, old.id, html)
     with store.write() as db:
         layout = db.get_one(LayoutRow, _find(db, actor, str(old.id), Action.CHANGE_MESSAGES).id)
         layout.html = layout.html if html is None else html
         if new_name is not None:
             _rename(db, layout, new_name)
         layout.updated_at = now = store.now()
-        for message_id, fields in added.items():
+        for message_id, changed in changes.items():
             missing_values.require_added_values(
-                db, actor.user_id, message_id, fields, now, require_consent=require_consent
+                db, actor.user_id, message_id, changed, now, require_consent=require_consent
             )
         db.flush()
         return _find(db, actor, str(layout.id), Action.CHANGE_MESSAGES)
@@ -247,8 +247,10 @@ def _check(store: Store, actor: Actor, html: str) -> None:
     compose.check_content(finishing.finish(_SAMPLE, finishing.Layout(html)), fields)
 
 
-def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str) -> Mapping[int, missing_values.Added]:
-    """Return the fields that messages need with the new HTML of their layout, and do not need now, by their ids.
+def _check_messages(
+    store: Store, actor: Actor, layout_id: int | None, html: str
+) -> Mapping[int, missing_values.Change]:
+    """Return what the emails of messages contain now, and with the new HTML of their layout, by the messages' ids.
 
     Raises InvalidValue if a message could not be sent.
     """
@@ -271,7 +273,10 @@ def _check_messages(store: Store, actor: Actor, layout_id: int | None, html: str
         finished = finishing.finish(insert_posts(content, ()) if message.digest else content, layout)
         new.setdefault(message_id, {})[message._mapping.get("key", "")] = finished
     with store.read() as db:
-        return {each: missing_values.added_by_layout(db, each, changed) for each, changed in new.items()}
+        now = {each: missing_values.content_now(db, each) for each in new}
+    return {
+        each: missing_values.Change(content, content and content.replaced(new[each])) for each, content in now.items()
+    }
 
 
 def _rename(db: Session, layout: "LayoutRow", name: str) -> None:

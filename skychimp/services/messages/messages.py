@@ -199,10 +199,10 @@ def change(
         is_checked_again = is_digest != old.digest or old.variant_by is None
         _check_variants(rows, content, fields if is_checked_again else None, attached, is_digest=is_digest)
         made = [variants.variant_of(row, language) for row in rows]
-        layout_now = None if is_digest else choice.layout_in(language)
-        finished = variants.finish(content, layout_now, () if is_digest else made, field or "")
+        no_posts = () if is_digest else None
+        finished = variants.finish(content, choice.layout_in(language), made, field or "", no_posts)
         with store.read() as db:
-            added = missing_values.added_fields(db, message_id, finished)
+            changed = missing_values.Change(missing_values.content_now(db, message_id), finished)
         prepared = _prepare_open(store, message_id, finished, fields) if also_open and not is_digest else {}
         with store.write() as db:
             if get_message(db, actor, message_id, Action.CHANGE_MESSAGES) == old:
@@ -211,7 +211,7 @@ def change(
                 layouts.store_choice(db, message_id, choice)
                 done.save(db.connection(), before)
                 missing_values.require_added_values(
-                    db, actor.user_id, message_id, added, store.now(), require_consent=require_consent
+                    db, actor.user_id, message_id, changed, store.now(), require_consent=require_consent
                 )
                 if also_open:
                     _change_open(db, message_id, finished, fields, prepared, language, is_digest=is_digest)

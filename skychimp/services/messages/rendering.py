@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from skychimp.delivery.attachments.folder import NO_ATTACHMENTS_FOLDER, AttachmentsFolder, FileUnavailable
 from skychimp.delivery.composing import compose, mime
+from skychimp.delivery.composing import variants as choosing
 from skychimp.delivery.composing.compose import Composer, MessageContent, Recipient
 from skychimp.delivery.composing.digest import summarize_post
 from skychimp.delivery.composing.extras import NO_EXTRAS, Extras
@@ -77,6 +78,20 @@ def preview(
     subject, text, html = composer.render(recipient)
     names = [info.source or info.name for info in attachments.describe(content.attachments) if info.path is None]
     return Preview(recipient.email, subject, text, html, [*names, *composer.own_paths(recipient)])
+
+
+def find_layout(
+    store: Store, actor: Actor, message_id: int, client: str | None = None, *, variant: str | None = None
+) -> str | None:
+    """Return the name of the layout of what `preview` shows, as in a message. Raises what `preview` raises."""
+    message = show(store, actor, message_id)
+    if message.variant_by is None:
+        return message.layout
+    by_key = {each.id: each.layout for each in variants.list_variants(store, actor, message_id)}
+    if variant is not None:
+        return by_key[folded(variant)]
+    fields = {} if client is None else clients.show(store, actor, client).fields
+    return choosing.choose(by_key, choosing.value_of(fields, message.variant_by), message.layout)
 
 
 def compose_test_email(

@@ -11,10 +11,11 @@ from skychimp.delivery.attachments import listing
 from skychimp.delivery.composing import variants
 from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue, NotFound
-from skychimp.fields import find_field
+from skychimp.fields import find_field, format_value, parse_value
 from skychimp.models import Format, LayoutKind, tables
 from skychimp.permissions import Action, Actor, authorize
 from skychimp.services import audit
+from skychimp.services.mailings import missing_values
 from skychimp.services.messages import attachments, layouts, messages
 from skychimp.services.messages.attachments import NO_CHANGES, AttachmentChanges, AttachmentInfo
 from skychimp.services.messages.contents import known_fields, validate
@@ -53,6 +54,11 @@ class VariantInfo:
     clients: int
     updated_at: datetime
 
+    @property
+    def id(self) -> str:
+        """What no other variant of its message has."""
+        return folded(self.value)
+
 
 @dataclass(frozen=True)
 class VariantCount:
@@ -88,24 +94,33 @@ class VariantChanges:
     attached: AttachmentChanges = NO_CHANGES
 
 
-def set_variant(store: Store, actor: Actor, message_id: int, value: str, changes: VariantChanges) -> VariantInfo:
+def set_variant(
+    store: Store,
+    actor: Actor,
+    message_id: int,
+    value: str,
+    changes: VariantChanges,
+    *,
+    require_consent: bool = False,
+) -> VariantInfo:
     """Create a variant, or change what is given. Occurrences that are open already keep the old one.
 
-    A new variant has the format and the layout of its message. It is checked as a message is. Raises NotFound, and
-    InvalidValue also if no field of the message chooses its variants.
+    A new variant has the format and the layout of its message. It is checked as a message is. `require_consent` is the
+    setting of that name. Raises NotFound, and InvalidValue also if no field of the message chooses its variants, or if
+    clients who get an active mailing with the message lack a field that they did not need before.
     """
-    value = _checked_value(value)
     while True:
         message = messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
-        if message.variant_by is None:
-            hint = run_hint("messages", "update", message_id, "--variant-by", "lang")
-            raise InvalidValue(
-                tr("message {message_id} has no field that chooses its variants", message_id=message_id), hint
-            )
+        with store.read() as db:
+            value = _checked_value(db, actor, message, value)
         written = _write(store, actor, message, value, changes)
         with store.write() as db:
             if messages.get_message(db, actor, message_id, Action.CHANGE_MESSAGES) == message:
-                written.save(db, store.now())
+                now = store.now()
+                written.save(db, now)
+                missing_values.require_added_values(
+                    db, actor.user_id, message_id, written.change, now, require_consent=require_consent
+                )
                 break
     return show(store, actor, message_id, value)
 
@@ -150,21 +165,34 @@ def count(store: Store, message: MessageInfo) -> VariantCounts | None:
 
 
 def find_draft(store: Store, actor: Actor, message_id: int, value: str) -> MessageContent:
-    """Return what a variant says now, or the body and the format of its message if it is new. Raises NotFound."""
+    """Return what a variant says now, or the body and the format of its message if it is new.
+
+    Raises NotFound, and InvalidValue if there can be no such variant.
+    """
     message = messages.show(store, actor, message_id, action=Action.CHANGE_MESSAGES)
     with store.read() as db:
-        row = next((row for row in _rows(db, message_id) if row.key == folded(value.strip())), None)
+        key = folded(_checked_value(db, actor, message, value))
+        row = next((row for row in _rows(db, message_id) if row.key == key), None)
     return MessageContent("", "", message.format) if row is None else variants.content_of(row)
 
 
-def remove(store: Store, actor: Actor, message_id: int, value: str) -> VariantInfo:
-    """Delete a variant and return it. Occurrences that are open already keep it. Raises NotFound."""
+def remove(store: Store, actor: Actor, message_id: int, value: str, *, require_consent: bool = False) -> VariantInfo:
+    """Delete a variant and return it. Occurrences that are open already keep it.
+
+    Raises NotFound, and InvalidValue as `set_variant` does.
+    """
     deleted = show(store, actor, message_id, value, action=Action.CHANGE_MESSAGES)
+    key = folded(deleted.value)
+    with store.read() as db:
+        before = missing_values.content_now(db, message_id)
+    change = missing_values.Change(before, before and before.without(key))
     with store.write() as db:
-        is_it = (_V.c.message_id == message_id) & (_V.c.key == folded(deleted.value))
+        now = store.now()
+        is_it = (_V.c.message_id == message_id) & (_V.c.key == key)
         stored = db.scalars(select(_V.c.attachments).where(is_it)).all()
         db.execute(delete(_V).where(is_it))
-        _touch(db, message_id, store.now())
+        missing_values.require_added_values(db, actor.user_id, message_id, change, now, require_consent=require_consent)
+        _touch(db, message_id, now)
         attachments.remove(db.connection(), *stored)
         audit.record(db, actor, "delete", "message", message_id, "variant")
     return deleted
@@ -207,13 +235,14 @@ def not_found(message_id: int, value: str) -> NotFound:
 
 @dataclass(frozen=True)
 class _Written:
-    """A variant that was checked, and how to save it."""
+    """A variant that was checked, how to save it, and what it changes in the emails of its message."""
 
     message_id: int
     value: str
     choice: Choice
     done: attachments.Attached
     before: str
+    change: missing_values.Change
 
     def save(self, db: Session, now: datetime) -> None:
         """Keep the variant, and mark the message as changed."""
@@ -256,7 +285,19 @@ def _write(store: Store, actor: Actor, message: MessageInfo, value: str, changes
     choice = layouts.with_preheader(choice, choice.preheader if preheader is None else preheader)
     content = validate(content, fields, choice.layout, is_digest=message.digest)
     done = _attach(store, message, content, changes)
-    return _Written(message.id, value, choice, done, before)
+    change = _change(store, message, folded(value), done.content, choice)
+    return _Written(message.id, value, choice, done, before, change)
+
+
+def _change(
+    store: Store, message: MessageInfo, key: str, content: MessageContent, choice: Choice
+) -> missing_values.Change:
+    """Return what the emails of a message contain now, and with a variant."""
+    merged = variants.with_files(content, messages.stored_attachments(store, message.id))
+    finished = variants.finish(merged, choice.layout, posts=() if message.digest else None).fallback
+    with store.read() as db:
+        before = missing_values.content_now(db, message.id)
+    return missing_values.Change(before, before and before.with_variant(key, finished, message.variant_by or ""))
 
 
 def _attach(
@@ -291,12 +332,19 @@ def _require_limits(db: Session, message_id: int) -> None:
         )
 
 
-def _checked_value(value: str) -> str:
-    """Return a value in NFC. Raises InvalidValue if no field could have it."""
-    value = one_line(nfc(value.strip()), "value", MAX_VALUE_LENGTH)
+def _checked_value(db: Session, actor: Actor, message: MessageInfo, value: str) -> str:
+    """Return a value in NFC, as a client's is printed. Raises InvalidValue if the field could not have it."""
+    if message.variant_by is None:
+        hint = run_hint("messages", "update", message.id, "--variant-by", "lang")
+        raise InvalidValue(
+            tr("message {message_id} has no field that chooses its variants", message_id=message.id), hint
+        )
+    value = one_line(nfc(value.strip()), tr("value"), MAX_VALUE_LENGTH)
     if not value:
         raise InvalidValue(tr("the value is empty"), tr("clients without a value get the message itself"))
-    return value
+    field = find_field(message.variant_by, known_fields(db, actor.user_id))
+    parsed = None if field is None else parse_value(value, field.type, field.name)
+    return value if parsed is None else format_value(parsed)
 
 
 def _rows(db: Session, message_id: int) -> Sequence[Row[Any]]:

@@ -70,12 +70,12 @@ def count_values(db: Connection, owner_id: int) -> dict[str, int]:
 
 
 def count_missing(
-    db: Connection, clients: Select[Any], names: Sequence[str], *, by: str = ""
+    db: Connection, clients: Select[Any], names: Sequence[str], *, by: Sequence[str] = ()
 ) -> Iterator[tuple[Mapping[str, FieldValue], Mapping[str, int]]]:
     """Yield how many of the clients that a query selects by their ids have no value, by the names of the fields.
 
-    There is one item for each value of the field `by`, with that field. Without `by`, there is one item in all. Names
-    of which all clients have a value are left out.
+    There is one item for each combination of values of the fields `by`, with those fields. Without `by`, there is one
+    item in all. Names of which all clients have a value are left out.
     """
     missing = [func.sum(case((json_has(_C.c.fields, name), 0), else_=1)) for name in names]
     for fields, *counted in db.execute(_by_value(by, *missing).where(_C.c.id.in_(clients))):
@@ -84,15 +84,18 @@ def count_missing(
 
 def count_by_value(db: Connection, owner_id: int, name: str) -> Iterator[tuple[Mapping[str, FieldValue], int]]:
     """Yield how many of a user's clients have each value of a field, with that field."""
-    for fields, number in db.execute(_by_value(name, func.count()).where(_C.c.owner_id == owner_id)):
+    for fields, number in db.execute(_by_value([name] if name else (), func.count()).where(_C.c.owner_id == owner_id)):
         yield parse_fields(fields), number
 
 
-def _by_value(name: str, *counted: ColumnElement[Any]) -> Select[Any]:
-    """Return a query over clients that counts for each value of a field. Its first column has the field as JSON."""
-    if not name:
+def _by_value(names: Sequence[str], *counted: ColumnElement[Any]) -> Select[Any]:
+    """Return a query over clients that counts for each combination of values of fields.
+
+    Its first column has the fields as JSON.
+    """
+    if not names:
         return select(literal("{}"), *counted).select_from(_C)
-    return select(json_part(_C.c.fields, [name]).label("chosen_part"), *counted).group_by("chosen_part")
+    return select(json_part(_C.c.fields, names).label("chosen_part"), *counted).group_by("chosen_part")
 
 
 def set_type(db: Connection, owner_id: int, name: str, field_type: FieldType) -> None:

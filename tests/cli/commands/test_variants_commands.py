@@ -67,12 +67,17 @@ def test_wrong_use_of_variants_is_refused(home: Home) -> None:
         (["list", "7"], 4, 'error: message 7 not found\nhint: run "skychimp messages list"\n'),
         (["delete", "1", "ru", "--yes"], 4, 'error: message 1 has no variant "ru"\n'
          'hint: run "skychimp messages variants list 1"\n'),
-        (["set", "1", "ru", "--subject", "s"], 2, "error: the message has no body\n"
-         "hint: use --body, --body-file or --html-file\n"),
+        (["set", "1", "ru"], 2, "error: message 1 has no field that chooses its variants\n"
+         'hint: run "skychimp messages update 1 --variant-by lang"\n'),
         (["lst"], 2, 'error: unknown command "lst"\nhint: did you mean list?\n'),
     ]:  # fmt: skip
         done = home.call("messages", "variants", *arguments)
         assert (done.status, done.err) == (status, error)
+    home.call("messages", "update", "1", "--variant-by", "lang")
+    without_body = home.call("messages", "variants", "set", "1", "ru", "--subject", "s")
+    assert (without_body.status, without_body.err) == (
+        2, "error: the message has no body\nhint: use --body, --body-file or --html-file\n",
+    )  # fmt: skip
     both = home.call("messages", "update", "1", "--variant-by", "lang", "--no-variant-by")
     assert (both.status, "cannot be combined" in both.err) == (2, True)
 
@@ -98,3 +103,33 @@ def test_help_has_the_commands(home: Home) -> None:
     shown = home.call("messages", "variants", "--help").out
     assert all(name in shown for name in ("set", "list", "delete"))
     assert home.call("help", "schemas", "messages", "variants", "set", "--json").json["type"] == "object"
+
+
+def test_one_variant_that_is_named_twice_is_deleted_once(home: Home) -> None:
+    home.call("messages", "create", *NEWS, "--variant-by", "lang")
+    for value in ("ru", "de"):
+        home.call("messages", "variants", "set", "1", value, "--subject", "s", "--body", "b")
+    delete = ("messages", "variants", "delete", "1", "ru", "RU", "ru", "--yes", "--json")
+    refused = home.call(*delete, "fr", "es")
+    assert (refused.status, refused.error["message"]) == (
+        4, 'message 1 has no variant "fr", message 1 has no variant "es"',
+    )  # fmt: skip
+    deleted = home.call(*delete)
+    assert (deleted.status, deleted.json["value"], deleted.err) == (0, "ru", "")
+    assert [each["value"] for each in home.call("messages", "variants", "list", "1", "--json").json] == ["de"]
+
+
+def test_preview_names_the_layout_of_the_variant(home: Home) -> None:
+    home.call("clients", "create", "--email", "ann@example.org", "--field", "lang=ru")
+    home.call("messages", "create", *NEWS, "--variant-by", "lang")
+    home.call("messages", "variants", "set", "1", "ru", "--subject", "s", "--body", "*b*", "--layout", "none")
+    for options in ([], ["--client", "ann@example.org"], ["--variant", "RU"]):
+        shown = home.call("messages", "preview", "1", *options, width=80)
+        assert ("the HTML part has the layout default" in shown.err) == (not options)
+        assert ("<p><em>b</em></p>" in shown.out) == bool(options)
+
+
+def test_refused_value_is_named_in_russian(home: Home) -> None:
+    home.call("messages", "create", *NEWS, "--variant-by", "lang")
+    refused = home.call("--lang", "ru", "messages", "variants", "set", "1", "a\tb")
+    assert refused.err.startswith("ошибка: значение 'a\\tb': недопустимо")

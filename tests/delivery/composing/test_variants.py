@@ -131,3 +131,9 @@ CONTENT = NEWS._asdict()
 def test_damaged_variants_are_an_error(stored: str) -> None:
     with pytest.raises(InvalidValue, match="the variants of the message are damaged"):
         variants.parse(stored)
+
+
+def test_long_value_is_no_language() -> None:
+    """All its parts would be kept in memory, for each of many clients."""
+    value = "en" + "-us" * 300
+    assert variants.keys_for(value) == (value,)

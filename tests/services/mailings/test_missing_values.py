@@ -1,6 +1,6 @@
 """Test that a message with custom fields is refused where clients have no values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -11,11 +11,12 @@ from skychimp.delivery.composing.compose import MessageContent
 from skychimp.errors import InvalidValue
 from skychimp.models import Client, Every, Format, Mailing
 from skychimp.permissions import Actor
-from skychimp.services.clients import clients
+from skychimp.services.clients import clients, suppressions
 from skychimp.services.mailings import mailings
 from skychimp.services.mailings.audience_input import Audience
 from skychimp.services.mailings.schedules import ScheduleInput
-from skychimp.services.messages import layouts, messages, rendering
+from skychimp.services.messages import layouts, messages, rendering, variants
+from skychimp.services.messages.variants import VariantChanges
 from skychimp.store.database import Store
 
 PEOPLE: Mapping[str, Mapping[str, str]] = {
@@ -172,3 +173,114 @@ def test_enable_warns_of_emails_that_would_fail(store: Store, ada: Actor, home: 
     enabled = home.call("mailings", "enable", mailing)
     assert enabled.status == 0
     assert "warning: some emails of mailing 1 would fail: 1 client has no city\n" in enabled.err
+
+
+NEEDS_VISITS = VariantChanges("Новости", "{{ client.fields.visits }}")
+
+
+@pytest.fixture
+def by_city(store: Store, ada: Actor, people: None) -> int:
+    """Return a message to all, with variants for the cities of ann, who has visits, and of bob, who has none."""
+    message = messages.create(store, ada, MessageContent("Hello", "Hello", Format.TEXT), variant_by="city").id
+    variants.set_variant(store, ada, message, "riga", NEEDS_VISITS)
+    variants.set_variant(store, ada, message, "oslo", VariantChanges("Hei", "Hei"))
+    create(store, ada, message)
+    return message
+
+
+def test_variant_must_fit_the_clients_who_get_it(store: Store, ada: Actor, by_city: int) -> None:
+    variants.set_variant(store, ada, by_city, "riga", VariantChanges("{{ client.fields.visits }}"))
+    with pytest.raises(InvalidValue, match="mailing 1 needs a value of each field for all clients: 1 client has no vi"):
+        variants.set_variant(store, ada, by_city, "oslo", NEEDS_VISITS)
+    assert variants.show(store, ada, by_city, "oslo").body == "Hei"
+    variants.remove(store, ada, by_city, "oslo")
+    with pytest.raises(InvalidValue, match="1 client has no visits"):
+        variants.set_variant(store, ada, by_city, "oslo", NEEDS_VISITS)
+    assert [each.value for each in variants.list_variants(store, ada, by_city)] == ["riga"]
+
+
+def test_field_that_a_variant_needs_already_may_be_missing_in_others(store: Store, ada: Actor, by_city: int) -> None:
+    with pytest.raises(InvalidValue, match="1 client has no visits"):
+        messages.change(store, ada, by_city, body="{{ client.fields.visits }}")
+    assert messages.change(store, ada, by_city, body="Hello {{ client.name }}").id == by_city
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store, ada, message: variants.remove(store, ada, message, "oslo"),
+        lambda store, ada, message: messages.change(store, ada, message, no_variant_by=True),
+        lambda store, ada, message: messages.change(store, ada, message, variant_by="visits"),
+    ],
+    ids=["deleted", "no field", "other field"],
+)
+def test_clients_without_their_variant_must_fit_what_they_get_then(
+    store: Store, ada: Actor, people: None, change: Callable[[Store, Actor, int], object]
+) -> None:
+    content = MessageContent("Hello", "{{ client.fields.visits }}", Format.TEXT)
+    message = messages.create(store, ada, content, variant_by="city").id
+    variants.set_variant(store, ada, message, "oslo", VariantChanges("Hei", "Hei"))
+    create(store, ada, message, "bob")
+
+    with pytest.raises(InvalidValue, match="mailing 1 needs a value of each field for all clients: 1 client has no vi"):
+        change(store, ada, message)
+    assert messages.show(store, ada, message).variant_by == "city"
+    assert [each.value for each in variants.list_variants(store, ada, message)] == ["oslo"]
+
+
+@pytest.mark.parametrize("is_of_message", [True, False])
+def test_changed_layout_must_fit_the_clients_who_get_it(
+    store: Store, ada: Actor, people: None, is_of_message: bool
+) -> None:
+    layouts.create(store, ada, "frame", "<p>{{ content }}</p>")
+    content = MessageContent("Hello", "Hello", Format.MARKDOWN)
+    own, other = ("frame", "none") if is_of_message else ("none", "frame")
+    message = messages.create(store, ada, content, variant_by="city", layout=own).id
+    variants.set_variant(store, ada, message, "oslo", VariantChanges("Hello", "Hello", layout=other))
+    create(store, ada, message, "ann", "bob")
+
+    changed = "{{ client.fields.visits }}{{ content }}"
+    if is_of_message:
+        assert layouts.change(store, ada, "frame", html=changed).html == changed
+    else:
+        with pytest.raises(InvalidValue, match="1 client has no visits"):
+            layouts.change(store, ada, "frame", html=changed)
+
+
+@pytest.mark.usefixtures("people")
+def test_new_layout_of_a_digest_must_fit_the_clients(store: Store, ada: Actor) -> None:
+    layouts.create(store, ada, "frame", "<p>{{ client.fields.city }}{{ content }}</p>")
+    message = messages.create(store, ada, MessageContent("Posts", "Posts", Format.MARKDOWN), digest=True).id
+    create(store, ada, message)
+
+    with pytest.raises(InvalidValue, match="1 client has no city"):
+        messages.change(store, ada, message, layout="frame")
+    assert messages.show(store, ada, message).layout == "default"
+
+
+@pytest.mark.usefixtures("people")
+def test_new_recipients_are_those_after_all_changes(store: Store, ada: Actor) -> None:
+    """An exclusion that ends adds clients, and a new topic leaves out those who have unsubscribed from it."""
+    message = write(store, ada, "{{ client.fields.city }}")
+    create(store, ada, message, "ann")
+    mailings.change(store, ada, 1, audience=Audience(tags=["ann", "eve"], except_tags=["eve"]))
+    with pytest.raises(InvalidValue, match="1 client has no city"):
+        mailings.change(store, ada, 1, no_except=True)
+    assert mailings.show(store, ada, 1).except_tags == ["eve"]
+
+    suppressions.add(store, ada, [suppressions.new_suppression("eve@x.org")], topic="offers")
+    assert mailings.change(store, ada, 1, no_except=True, topic="offers").topic == "offers"
+    assert mailings.change(store, ada, 1, audience=Audience(tags=["eve"])).tags == ["eve"]
+    with pytest.raises(InvalidValue, match="1 client has no city"):
+        mailings.change(store, ada, 1, audience=Audience(tags=["eve", "ann"]), no_topic=True)
+
+
+@pytest.mark.usefixtures("people")
+def test_mailing_without_a_next_time_is_enabled_without_a_warning(store: Store, ada: Actor, home: Home) -> None:
+    message = write(store, ada, "Hello")
+    create(store, ada, message)
+    assert home.call("run").status == 0
+    assert home.call("mailings", "disable", "1").status == 0
+    messages.change(store, ada, message, body="{{ client.fields.city }}")
+
+    assert "warning" not in home.call("mailings", "enable", "1").err

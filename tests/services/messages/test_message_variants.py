@@ -299,3 +299,20 @@ def test_copies_and_exports_have_the_variants(store: Store, ada: Actor, admin: A
     for name in ("copy.db", "b"):
         with closing(open_store(f"sqlite:///{tmp_path}/{name}")) as copy:
             assert rendering.preview(copy, ada, 1, "ann@x.org").subject == "Новости"
+
+
+@pytest.mark.parametrize(
+    ("of_client", "written", "kept"),
+    [("1.5", "1.50", "1.5"), ("2", " 2.0", "2"), ("true", "TRUE", "true"), ("2026-12-01", "2026-12-01", "2026-12-01")],
+)
+def test_value_is_kept_as_that_of_clients_is_printed(
+    store: Store, ada: Actor, of_client: str, written: str, kept: str
+) -> None:
+    clients.create(store, ada, email="ann@x.org", fields={"lang": of_client})
+    create(store, ada)
+    made = change(store, ada, written, subject="s", body="b")
+    assert (made.value, made.clients) == (kept, 1)
+    assert variants.find_draft(store, ada, 1, written).body == "b"
+    assert change(store, ada, kept, subject="t").subject == "t"
+    with pytest.raises(InvalidValue, match='"1,5" is not a '):
+        change(store, ada, "1,5", subject="s", body="b")
