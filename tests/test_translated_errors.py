@@ -107,4 +107,4 @@ def test_error_about_the_copy_of_a_backup_names_the_backup(tmp_path: Path) -> No
     with pytest.raises(StoreNotReady) as raised:
         restore_backup(backup, tmp_path / "store.db", tmp_path / "aside.db", lambda db, images: None, print)
     assert raised.value.message == 'the backup is not a valid store: unknown table "extra"'
-    assert translated(raised.value.message) == 'резервная копия: это не хранилище: неизвестно: table "extra"'
+    assert translated(raised.value.message) == 'резервная копия: хранилище с ошибками: неизвестно: table "extra"'

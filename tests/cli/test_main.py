@@ -198,7 +198,7 @@ def test_error_is_in_russian_for_a_person_only(home: Home) -> None:
     done = home.run(*arguments)
     assert done.err.splitlines() == [
         'ошибка: неверное значение --every: вместо "days" нужно одно из: "once", "day", "week", "month"',
-        "подсказка: вы имели в виду day?",
+        "подсказка: возможно, вы имели в виду day?",
     ]
     assert '"message": "invalid value for --every: ' in home.run(*arguments, "--json").err
 

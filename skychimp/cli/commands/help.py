@@ -72,7 +72,7 @@ def help_(
     elif not topic:
         is_data = context.out.json or not context.out.on_terminal
         listed = topics("en" if is_data else current_language())
-        context.out.rows(listed.values(), {"name": tr("Topic"), "title": tr("About")})
+        context.out.rows(listed.values(), {"name": tr("Help topic"), "title": tr("About")})
         context.out.next("help", "TOPIC")
     elif topic[0] == SCHEMAS:
         _show_schemas(context, " ".join(topic[1:]))
