@@ -51,7 +51,7 @@ def _russian() -> Iterator[None]:
         ),
         (
             lambda: TextTemplate("{{ client.nme }}", tr("subject"), {}),
-            "тема, строка 1: неизвестный атрибут client.nme; вы имели в виду name?",
+            "тема, строка 1: неизвестный атрибут client.nme; возможно, вы имели в виду name?",
             'выполните "skychimp help templates"',
         ),
         (

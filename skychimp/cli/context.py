@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from skychimp.cli import interrupts
-from skychimp.cli.output import Output
+from skychimp.cli.output import YES, Output
 from skychimp.errors import Denied, InvalidValue, SkychimpError
 from skychimp.text import count_of
 from skychimp.translation import Phrase, tr, translated
@@ -199,7 +199,7 @@ class Context:
             )
         shown = translated(action)
         question = tr("{action}? [y/N]", action=f"{shown[:1].upper()}{shown[1:]}")
-        if self.out.ask(question).lower() not in ("y", "yes"):
+        if self.out.ask(question).lower() not in YES:
             raise SkychimpError(tr("cancelled"))
 
     def can_ask_to_send(self, *, yes: bool) -> bool:
@@ -216,7 +216,7 @@ class Context:
             is_part = first is not None and first < number
             recipients = tr("{first:,} of {clients}", first=first, clients=clients) if is_part else clients
             answer = self.out.ask(tr("Send to {recipients} now? [y/N]", recipients=recipients))
-            if answer.lower() not in ("y", "yes"):
+            if answer.lower() not in YES:
                 raise SkychimpError(tr("cancelled"))
 
 

@@ -41,6 +41,9 @@ MAX_PICTURE_HEIGHT = 40
 
 NOTHING_YET = tr("nothing here yet")
 
+YES = ("y", "yes", "д", "да")
+"""The answers to a question that mean yes, in lower case."""
+
 PIPE_CLOSED = 141
 """The exit status that a shell gives to a command that SIGPIPE ended."""
 

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 from skychimp.cli import registry
 from skychimp.cli.main import main
+from skychimp.translation import current_language, use_language
 from support import forks
 from support.json_schemas import check_output
 
@@ -29,13 +30,19 @@ CTRL_C = "\x03"
 
 
 # Typer builds the command line from its functions. To do that for each command took half of the time of `Home.call`.
-command_line = cache(registry.command_line)
-_build_command, _built_command = registry.load_command, cache(registry.load_command)
+_build_line, _build_command = registry.command_line, registry.load_command
+_built_line = cache(lambda _language: _build_line())
+_built_command = cache(lambda name, _language: _build_command(name))
+
+
+def command_line() -> Any:
+    """Do what `registry.command_line` does, and build it only once in each language."""
+    return _built_line(current_language())
 
 
 def load_command(name: str, *, completing: bool = False) -> Any:
     """Do what `registry.load_command` does, and build a command only once, unless its values are completed."""
-    return _build_command(name, completing=True) if completing else _built_command(name)
+    return _build_command(name, completing=True) if completing else _built_command(name, current_language())
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class Home:
             except SystemExit as leaving:
                 status = leaving.code
             finally:
+                use_language("en")
                 gc.unfreeze()
                 gc.enable()
         assert isinstance(status, int)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from skychimp.cli.output import YES
 from skychimp.errors import ConfigError
 from skychimp.shell import command
 from skychimp.text import shortened
@@ -71,4 +72,4 @@ def _ask(out: "Output", read: "ConfigFiles") -> bool:
         out.warn(tr("{path} is not trusted yet. It sets no mail server and no store.", path=read.path))
     for name, value in values.items():
         out.warn(verbatim(f"  {name} = {shortened(value, 200)}"))
-    return out.ask(tr("Trust {file_name}? [y/N]", file_name=os.path.basename(read.path))).lower() in ("y", "yes")
+    return out.ask(tr("Trust {file_name}? [y/N]", file_name=os.path.basename(read.path))).lower() in YES

@@ -29,9 +29,8 @@ T = TypeVar("T")
 NOTHING = ""
 """What the store keeps for content without variants."""
 
-_LONGEST_TAG = 100
-"""Characters of a language tag. A client's value can be longer, and has as many keys as parts."""
-_LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{1,8})+")
+_LANGUAGE_TAG = re.compile(r"[a-z]{2}(?:[-_][a-z]{4})?(?:[-_](?:[a-z]{2}|[0-9]{3}))?")
+"""A language with its script and region (RFC 5646, section 2.1). Other values are not cut: `vip-gold` is not `vip`."""
 
 
 class StoredContent(Protocol):
@@ -111,7 +110,7 @@ def keys_for(value: FieldValue) -> tuple[str, ...]:
     Case does not matter. A language such as `zh-Hant-TW` is also `zh-Hant` and `zh` (RFC 4647, section 3.4).
     """
     keys = [folded(format_value(value))]
-    if len(keys[0]) <= _LONGEST_TAG and _LANGUAGE_TAG.fullmatch(keys[0]):
+    if _LANGUAGE_TAG.fullmatch(keys[0]):
         while (end := max(keys[-1].rfind("-"), keys[-1].rfind("_"))) > 0:
             keys.append(keys[-1][:end])
     return tuple(keys)

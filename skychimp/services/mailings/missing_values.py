@@ -47,9 +47,9 @@ def require_values(db: Session, mailing: "Mailing", now: datetime, *, require_co
     assert mailing.id is not None
     if missing := _find_missing(db, mailing.id, now, require_consent=require_consent):
         reason = tr(
-            "message {message_id} needs a value of each field for all clients: {in_words}",
+            "message {message_id} needs a value of each field for all clients: {missing}",
             message_id=mailing.message_id,
-            in_words=_in_words(missing),
+            missing=_in_words(missing),
         )
         raise InvalidValue(reason, _hint(missing))
 
@@ -90,9 +90,9 @@ def require_added_values(
             missing = _count_missing(db, owner_id, mailing_id, change, now, require_consent=require_consent)
         if missing:
             reason = tr(
-                "mailing {mailing_id} needs a value of each field for all clients: {in_words}",
+                "mailing {mailing_id} needs a value of each field for all clients: {missing}",
                 mailing_id=mailing_id,
-                in_words=_in_words(missing),
+                missing=_in_words(missing),
             )
             raise InvalidValue(reason, _hint(missing))
 

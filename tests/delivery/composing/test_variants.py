@@ -25,7 +25,8 @@ NEWS = MessageContent("News", "News", Format.TEXT)
     [
         ("ru", ["ru"]), ("RU", ["ru"]), ("ru-RU", ["ru-ru", "ru"]), ("pt_BR", ["pt_br", "pt"]),
         ("zh-Hant-TW", ["zh-hant-tw", "zh-hant", "zh"]), ("СТРАНА", ["страна"]), ("Straße", ["strasse"]),
-        ("plan-a", ["plan-a"]), ("ru-", ["ru-"]), ("-ru", ["-ru"]), ("ru-toolongpart", ["ru-toolongpart"]),
+        ("plan-a", ["plan-a"]), ("vip-gold", ["vip-gold"]), ("es-419", ["es-419", "es"]),
+        ("ru-", ["ru-"]), ("-ru", ["-ru"]), ("ru-toolongpart", ["ru-toolongpart"]),
         ("", [""]), (1, ["1"]), (1.5, ["1.5"]), (True, ["true"]), ("2026-12-01", ["2026-12-01"]),
     ],
 )  # fmt: skip
@@ -52,7 +53,7 @@ values = st.none() | words | st.text("ruen-_RU1", max_size=8) | st.integers(0, 2
 def expected(keys: set[str], value: FieldValue | None) -> str:
     """Return the key of the variant that a client with this value gets, "" for the message itself."""
     shown = "" if value is None else format_value(value).lower()
-    is_language = re.fullmatch("[a-z]{2,3}([-_][a-z0-9]{1,8})+", shown)
+    is_language = re.fullmatch("[a-z]{2}([-_][a-z]{4})?([-_]([a-z]{2}|[0-9]{3}))?", shown)
     shorter = [shown[: at.start()] for at in re.finditer("[-_]", shown)] if is_language else []
     return next((key for key in [shown, *reversed(shorter)] if key and key in keys), "")
 
