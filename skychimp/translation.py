@@ -5,9 +5,9 @@ translates it, so JSON, logs and the store are in English, whatever the language
 in gettext's format.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 LANGUAGES = ("en", "ru")
-DOMAIN, FOLDER = "skychimp", Path(__file__).with_name("locale")
+DOMAIN, FOLDER = "skychimp", os.path.join(os.path.dirname(__file__), "locale")
 VARIABLE = "SKYCHIMP_LANG"
 """The environment variable that says the language."""
 

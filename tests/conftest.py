@@ -38,7 +38,7 @@ def _share_compiled_statements(db: Connection) -> None:
 
 
 # No deadline: tests must pass on a slow machine. CI uses --hypothesis-profile=thorough.
-settings.register_profile("skychimp", deadline=None, max_examples=50)
+settings.register_profile("skychimp", deadline=None, max_examples=30)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("skychimp")
 

@@ -164,13 +164,13 @@ def test_values_are_translated_too_but_what_users_typed_is_not(russian: None) ->
 
 def test_messages_are_shown_in_the_language_of_the_locale(home: Home) -> None:
     assert home.run("clients", "show", "7", environ=RUSSIAN).err.startswith("ошибка: ")
-    shown = home.run("--lang", "ru", "--help")
+    shown = home.call("--lang", "ru", "--help")
     assert (shown.status, english_prose(shown.out)) == (0, [])
 
 
 def test_json_logs_and_statuses_are_the_same_in_each_language(home: Home) -> None:
     for arguments in (["clients", "show", "7", "--json"], ["run", "--log-format", "json"], ["run", "--limit", "x"]):
-        english, russian = (home.run(*arguments, environ=environ) for environ in ({}, RUSSIAN))
+        english, russian = (home.call(*arguments, environ=environ) for environ in ({}, RUSSIAN))
         assert english.status == russian.status
         if "json" in " ".join(arguments):
             assert without_times(english.err) == without_times(russian.err)
@@ -219,6 +219,7 @@ SCREENS = [
 """Commands whose output on a terminal must have no English sentence, in the order in which they run."""
 
 
+@pytest.mark.slow
 def test_nothing_is_said_in_english_on_a_russian_terminal(home: Home) -> None:
     english = {
         command: found

@@ -49,7 +49,7 @@ def update(catalog: Catalog) -> None:
 
 def po_path(language: str) -> Path:
     """Return where the catalog of a language is."""
-    return FOLDER / language / "LC_MESSAGES" / f"{DOMAIN}.po"
+    return Path(FOLDER, language) / "LC_MESSAGES" / f"{DOMAIN}.po"
 
 
 def read_catalog(language: str) -> Catalog:

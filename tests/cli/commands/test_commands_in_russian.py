@@ -57,7 +57,7 @@ def test_person_reads_russian(home: Home, arguments: str, text: str) -> None:
 
 def test_pipe_gets_the_same_in_both_languages(home: Home) -> None:
     shown = home.call("status").out
-    assert home.run("--lang", "ru", "status").out == shown
+    assert home.call("--lang", "ru", "status").out == shown
     assert shown.startswith("sending\t0 processes\n")
 
 

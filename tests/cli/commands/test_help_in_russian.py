@@ -70,7 +70,7 @@ def test_topics_are_shown_in_russian(tmp_path: Path) -> None:
 def test_data_about_topics_is_in_english(tmp_path: Path) -> None:
     home, in_english = Home(tmp_path, SKYCHIMP_LANG="ru"), Home(tmp_path)
     for words in (("help",), ("help", "--json"), ("help", "audience", "--json")):
-        assert home.run(*words) == in_english.call(*words)
+        assert home.call(*words) == in_english.call(*words)
 
 
 def test_help_of_a_command_is_in_russian(tmp_path: Path) -> None:
