@@ -60,7 +60,7 @@ def run_command(folder: Path, stores: dict[int, Path], command: str, tracer: lis
         ("backup", WRITES, 79),
         ("backup", NAMES, 2),
         ("restore", WRITES, 167),
-        ("restore", NAMES, 7),
+        pytest.param("restore", NAMES, 7, marks=pytest.mark.slow),
         pytest.param("backup", WRITES, 37, marks=pytest.mark.slow),
         pytest.param("restore", WRITES, 83, marks=pytest.mark.slow),
         pytest.param("restore", NAMES, 5, marks=pytest.mark.slow),
@@ -89,7 +89,7 @@ def test_kill_at_any_system_call_leaves_the_old_or_the_new_store(
     ("command", "step"),
     [
         ("backup", 79),
-        ("restore", 167),
+        pytest.param("restore", 167, marks=pytest.mark.slow),
         pytest.param("backup", 37, marks=pytest.mark.slow),
         pytest.param("restore", 83, marks=pytest.mark.slow),
     ],

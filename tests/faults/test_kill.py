@@ -57,7 +57,7 @@ threading.Thread.run = run
     [
         pytest.param(SENDS, "TCP:", "", 3, 4, id="some sends"),
         pytest.param(SENDS, "TCP:", WITHOUT_UVLOOP, 5, 2, id="some sends without uvloop", marks=SLOW),
-        pytest.param(SENDS, "TCP:", BODY_FIRST, 5, 4, id="some sends, the body before the dot"),
+        pytest.param(SENDS, "TCP:", BODY_FIRST, 5, 4, id="some sends, the body before the dot", marks=SLOW),
         pytest.param(FLUSHES, "skychimp.db", SMALL_BATCHES + add_ledger_calls(6), 2, 4, id="some flushes"),
         pytest.param(
             FLUSHES,

@@ -72,7 +72,7 @@ def test_run_stops_with_one_error_when_its_disk_fails(
     assert reason in sweep(fail, step)[-1]
 
 
-@pytest.mark.parametrize("command", [("run", "--json"), ("daemon",)], ids=["run", "daemon"])
+@pytest.mark.parametrize("command", [("run", "--json"), pytest.param(("daemon",), marks=SLOW)], ids=["run", "daemon"])
 def test_sending_goes_on_when_the_disk_can_be_written_again(tmp_path: Path, command: tuple[str, ...]) -> None:
     """Meanwhile, nothing is sent. Afterwards, nothing is sent twice."""
     with sending_harness(tmp_path / "harness", make_due_store(tmp_path, clients=200), CountingReceiver) as harness:
