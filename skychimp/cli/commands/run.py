@@ -317,7 +317,7 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
     from skychimp.store import ledger
     from skychimp.store.occurrences import canary
 
-    next_count_at, total = 0.0, 0
+    next_count_at, total, emails = 0.0, 0, tr("emails")
 
     def report(stats: "RunStats") -> None:
         nonlocal next_count_at, total
@@ -331,7 +331,8 @@ def _reporter(context: Context, options: "RunOptions", show_progress: ProgressRe
             next_count_at = started_at + max(1.0, 100 * (time.monotonic() - started_at))
         counts = {"failed": stats.failed, "deferred": stats.deferred, "unknown": stats.unknown}
         others = [f"{number} {name}" for name, number in counts.items() if number]
-        show_progress(done, joined(", ", (tr("emails"), *others)), total if total >= done and total else None)
+        described = joined(", ", (emails, *others)) if others else emails  # called for each email
+        show_progress(done, described, total if total >= done and total else None)
 
     return report
 
